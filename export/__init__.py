@@ -1,0 +1,1 @@
+"""longserve.export: torch → ONNX → validated bundle."""

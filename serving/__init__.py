@@ -1,0 +1,1 @@
+"""longserve.serving: bundle → engine → Triton repository → client. No torch, no transformers."""

@@ -1,0 +1,100 @@
+"""Opening a bundle: a directory whose files are what its manifest says they are."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import BundleNotFound, CorruptBundle
+from .manifest import MANIFEST_NAME, Layout, Manifest
+
+__all__ = ["Bundle", "file_sha256"]
+
+_CHUNK = 1 << 20
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle on disk whose files were checked against its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
+        """Open the bundle at `path`.
+
+        Args:
+            path: the bundle's directory.
+            verify: check the hash of every file; False checks only that they exist with their sizes
+                (a copy that has just been verified need not be read again).
+
+        Raises:
+            BundleNotFound: no directory, no manifest, or a file of the bundle is missing.
+            IncompatibleBundle: written for another major schema version.
+            CorruptBundle: a file's size or hash differs, or the manifest cannot be read.
+        """
+        root = Path(path)
+        source = root / MANIFEST_NAME
+        try:
+            text = source.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise BundleNotFound(
+                f"{root} is no bundle: it has no {MANIFEST_NAME}; write one with `longserve export`"
+            ) from None
+        except UnicodeDecodeError as error:
+            raise CorruptBundle(f"{source} is not UTF-8 ({error}); export the bundle again") from error
+        manifest = Manifest.from_json(text, source=str(source))
+        for record in manifest.files:
+            _check_file(root, record.name, record.size, record.sha256 if verify else None)
+        return cls(root, manifest)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the manifest, which holds the hash of every other file: the bundle's identity."""
+        return file_sha256(self.path / MANIFEST_NAME)
+
+    def model_path(self, layout: Layout) -> Path:
+        """Return the path of the ONNX file of that layout."""
+        return self.path / self.manifest.graph(layout).file
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Path of `tokenizer.json`.
+
+        Raises:
+            BundleNotFound: the bundle was exported without a tokenizer.
+        """
+        if not self.manifest.has_tokenizer:
+            raise BundleNotFound(
+                f"{self.path} has no tokenizer.json (its checkpoint had no tokenizer), so it can only take "
+                "token ids; export again from a checkpoint with a tokenizer"
+            )
+        return self.path / "tokenizer.json"
+
+
+def _check_file(root: Path, name: str, size: int, sha256: str | None) -> None:
+    if Path(name).name != name:
+        raise CorruptBundle(f"the manifest of {root} names the file {name!r} outside the bundle")
+    path = root / name
+    if not path.is_file():
+        raise BundleNotFound(f"{root} lacks the file {name} that its manifest names; copy the bundle whole")
+    actual = path.stat().st_size
+    if actual != size:
+        raise CorruptBundle(f"{path} has {actual} bytes, its manifest says {size}; copy or export it again")
+    if sha256 is not None:
+        found = file_sha256(path)
+        if found != sha256:
+            raise CorruptBundle(
+                f"{path} has SHA-256 {found[:12]}…, its manifest says {sha256[:12]}…; copy or export it again"
+            )

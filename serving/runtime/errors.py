@@ -1,0 +1,124 @@
+"""The errors of the serving half.
+
+    ServingError
+    ├── BundleError                 a bundle cannot be used
+    │   ├── BundleNotFound          there is none at that path, or a file of it is missing
+    │   ├── IncompatibleBundle      written for another major schema version
+    │   └── CorruptBundle           a file or the manifest is not what was written
+    ├── EngineError                 the engine or execution provider cannot run the bundle here
+    ├── InvalidInput                the caller's text, tensor or option cannot be used
+    ├── RepositoryError             a Triton model repository cannot be built or read
+    ├── ServerError                 the embedded Triton cannot be started or has stopped
+    │   ├── TritonNotFound          no Triton on this machine
+    │   ├── UnfitEnvironment        Triton is there, but this Python environment cannot host it
+    │   ├── PortInUse               a port is taken
+    │   └── ServerFailed            Triton ended, or was not ready in time
+    └── RequestError                a server did not answer a request as it should
+        ├── ServerUnavailable       no connection, or the server is not ready
+        ├── Overloaded              the server's queue is full
+        ├── DeadlineExceeded        no answer within the time given
+        ├── ModelNotFound           the server has no such model
+        └── InferenceFailed         the server failed while computing the answer
+
+Every message names what was wrong, the value seen, and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BundleError",
+    "BundleNotFound",
+    "CorruptBundle",
+    "DeadlineExceeded",
+    "EngineError",
+    "IncompatibleBundle",
+    "InferenceFailed",
+    "InvalidInput",
+    "ModelNotFound",
+    "Overloaded",
+    "PortInUse",
+    "RepositoryError",
+    "RequestError",
+    "ServerError",
+    "ServerFailed",
+    "ServerUnavailable",
+    "ServingError",
+    "TritonNotFound",
+    "UnfitEnvironment",
+]
+
+
+class ServingError(Exception):
+    """Root of everything that `longserve.serving` raises on purpose."""
+
+
+class BundleError(ServingError):
+    """A bundle cannot be used."""
+
+
+class BundleNotFound(BundleError):
+    """There is no bundle at that path, or a file of it is missing."""
+
+
+class IncompatibleBundle(BundleError):
+    """The bundle was written for another major schema version."""
+
+
+class CorruptBundle(BundleError):
+    """A file or the manifest of the bundle is not what was written."""
+
+
+class EngineError(ServingError):
+    """The engine or execution provider cannot run the bundle here."""
+
+
+class InvalidInput(ServingError):
+    """The caller's text, tensor or option cannot be used."""
+
+
+class RepositoryError(ServingError):
+    """A Triton model repository cannot be built or read."""
+
+
+class ServerError(ServingError):
+    """The embedded Triton cannot be started, or has stopped."""
+
+
+class TritonNotFound(ServerError):
+    """There is no Triton on this machine."""
+
+
+class UnfitEnvironment(ServerError):
+    """Triton is there, but this Python environment cannot host it."""
+
+
+class PortInUse(ServerError):
+    """A port that the server was told to use is taken."""
+
+
+class ServerFailed(ServerError):
+    """Triton ended by itself, or was not ready in time."""
+
+
+class RequestError(ServingError):
+    """A server did not answer a request as it should."""
+
+
+class ServerUnavailable(RequestError):
+    """No connection to the server, or it is not ready."""
+
+
+class Overloaded(RequestError):
+    """The server's queue is full."""
+
+
+class DeadlineExceeded(RequestError):
+    """There was no answer within the time given."""
+
+
+class ModelNotFound(RequestError):
+    """The server has no such model."""
+
+
+class InferenceFailed(RequestError):
+    """The server failed while computing the answer."""

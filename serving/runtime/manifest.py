@@ -1,0 +1,284 @@
+"""The manifest: what a bundle says of itself.
+
+A bundle is a directory that `longserve export` writes and everything else reads. `manifest.json` in it is
+the contract between the two halves; this module defines it, once, without torch, transformers or any
+package beyond the standard library, because a copy of it travels into every Triton repository.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from .errors import CorruptBundle, IncompatibleBundle
+
+__all__ = [
+    "MANIFEST_NAME",
+    "SCHEMA_VERSION",
+    "FileRecord",
+    "GlobalAttention",
+    "GraphSpec",
+    "Layout",
+    "Manifest",
+    "ParitySummary",
+    "Precision",
+    "ProblemType",
+    "Task",
+    "TensorSpec",
+]
+
+MANIFEST_NAME = "manifest.json"
+SCHEMA_VERSION = "1.0"
+"""`major.minor`. A reader refuses another major; a new minor only adds fields that have defaults."""
+
+
+class Task(str, Enum):
+    """What the model's head does, by the Hugging Face name of the task."""
+
+    TEXT_CLASSIFICATION = "text-classification"
+    QUESTION_ANSWERING = "question-answering"
+
+
+class Precision(str, Enum):
+    """The arithmetic of a bundle's weights."""
+
+    FP32 = "fp32"
+    INT8 = "int8"
+
+
+class Layout(str, Enum):
+    """How the tokens of several sequences lie in a graph's inputs."""
+
+    PADDED = "padded"
+    """`[batch, sequence]`, shorter rows padded, `attention_mask` 0 on padding."""
+    PACKED = "packed"
+    """`[tokens]`, one sequence after the other, `sequence_ends` holding the accumulated lengths."""
+
+
+class GlobalAttention(str, Enum):
+    """Which tokens the task's checkpoints were trained to attend from and to globally."""
+
+    FIRST_TOKEN = "first-token"
+    """Token 0 alone: Hugging Face's `LongformerForSequenceClassification`."""
+    QUESTION = "question"
+    """Every token before the first separator: Hugging Face's `LongformerForQuestionAnswering`."""
+
+
+class ProblemType(str, Enum):
+    """How the logits of a classifier are to be read (Hugging Face's `config.problem_type`)."""
+
+    SINGLE_LABEL = "single_label_classification"
+    MULTI_LABEL = "multi_label_classification"
+    REGRESSION = "regression"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """One input or output of a graph.
+
+    Attributes:
+        name: the tensor's name.
+        dtype: numpy's name of its element type, e.g. `int64`.
+        axes: a name for each dynamic axis, a number for each fixed one.
+    """
+
+    name: str
+    dtype: str
+    axes: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphSpec:
+    """One ONNX file of the bundle."""
+
+    file: str
+    layout: Layout
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """A file of the bundle, as it was written: name, SHA-256 in hexadecimal, size in bytes."""
+
+    name: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParitySummary:
+    """The worst figures of the parity run that let the bundle pass (details in `parity.json`).
+
+    Attributes:
+        provider: execution provider that was compared with PyTorch.
+        cases: number of compared cases.
+        worst_case: the case with the largest error.
+        max_abs: largest absolute difference of any logit.
+        max_relative: largest `max_abs / max(1, largest reference logit)` of a case.
+        min_cosine: smallest cosine similarity of a case.
+        argmax_agreement: share of equal predictions, 0 to 1.
+        tolerance: bound on `max_relative` that applied.
+    """
+
+    provider: str
+    cases: int
+    worst_case: str
+    max_abs: float
+    max_relative: float
+    min_cosine: float
+    argmax_agreement: float
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything a reader needs to know of a bundle.
+
+    Attributes:
+        schema_version: see `SCHEMA_VERSION`.
+        task: what the head does.
+        model_id: hub id or the checkpoint directory's name, as given to the export.
+        revision: commit of the hub repository, or None for a local directory.
+        architecture: `longformer`.
+        attention_window: attention window of each layer, in tokens (both sides together).
+        max_length: longest sequence, in tokens, special tokens included.
+        block_size: tokens per block of the exported local attention.
+        max_global_tokens: global tokens per sequence that the graph can take; None: any number.
+        vocab_size, type_vocab_size: sizes of the embedding tables; ids must be below them.
+        graphs: the ONNX files.
+        labels: label names by index (classification; empty for question answering).
+        problem_type: how the logits are read (classification; None for question answering).
+        special_tokens: role (`cls`, `sep`, `pad`, `unk`, `mask`, `bos`, `eos`) to token id.
+        global_attention: the task's convention.
+        precision: arithmetic of the weights.
+        opset: ONNX opset of the graphs.
+        tools: name to version of what wrote the bundle.
+        files: every file of the bundle but the manifest itself.
+        parity: worst figures against PyTorch; None marks the bundle *unvalidated*.
+        has_tokenizer: whether `tokenizer.json` is there; text-level serving needs it.
+    """
+
+    schema_version: str
+    task: Task
+    model_id: str
+    revision: str | None
+    architecture: str
+    attention_window: tuple[int, ...]
+    max_length: int
+    block_size: int
+    max_global_tokens: int | None
+    vocab_size: int
+    type_vocab_size: int
+    graphs: tuple[GraphSpec, ...]
+    labels: tuple[str, ...]
+    problem_type: ProblemType | None
+    special_tokens: Mapping[str, int]
+    global_attention: GlobalAttention
+    precision: Precision
+    opset: int
+    tools: Mapping[str, str]
+    files: tuple[FileRecord, ...]
+    parity: ParitySummary | None
+    has_tokenizer: bool = True
+
+    @property
+    def validated(self) -> bool:
+        """Whether a parity run passed before the bundle was written."""
+        return self.parity is not None
+
+    def graph(self, layout: Layout) -> GraphSpec:
+        """Return the graph of that layout.
+
+        Raises:
+            CorruptBundle: the manifest names none.
+        """
+        for graph in self.graphs:
+            if graph.layout is layout:
+                return graph
+        raise CorruptBundle(f"the manifest names no {layout.value} graph; export the bundle again")
+
+    def to_json(self) -> str:
+        """Return the manifest as indented JSON with sorted keys, ending in a newline."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str = MANIFEST_NAME) -> Manifest:
+        """Read a manifest from JSON. Fields that a newer minor version added are ignored.
+
+        Args:
+            text: the JSON text.
+            source: name for error messages.
+
+        Raises:
+            IncompatibleBundle: another major schema version.
+            CorruptBundle: not JSON, or a field is missing or of the wrong type.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise CorruptBundle(f"{source} is not JSON ({error}); export the bundle again") from error
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if not isinstance(version, str):
+            raise CorruptBundle(f"{source} has no schema_version; it is no longserve manifest")
+        major = SCHEMA_VERSION.split(".")[0]
+        if version.split(".")[0] != major:
+            raise IncompatibleBundle(
+                f"{source} has schema version {version}, this longserve reads {major}.x; "
+                "export the bundle again, or use the longserve that wrote it"
+            )
+        manifest = _decode(cls, data, source)
+        assert isinstance(manifest, Manifest)
+        return manifest
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """Convert a JSON value to `kind` (a dataclass, enum, tuple, mapping, union or scalar), checking types."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, value, where)
+    if origin in (Union, UnionType):
+        return _decode_union(arguments, value, where)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        try:
+            return kind(value)
+        except ValueError:
+            legal = ", ".join(str(member.value) for member in kind)
+            raise CorruptBundle(f"{where} is {value!r}; legal: {legal}") from None
+    if origin is tuple and isinstance(value, list):
+        return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is Mapping and isinstance(value, dict):
+        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and type(value) is kind:
+        return value
+    raise CorruptBundle(f"{where} is {value!r}, which is not of the type that the schema gives")
+
+
+def _decode_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    candidates = [kind for kind in kinds if kind is not type(None)]
+    for kind in candidates[:-1]:
+        if type(value) is kind:
+            return value
+    return _decode(candidates[-1], value, where)
+
+
+def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise CorruptBundle(f"{where} is {value!r} where an object is expected")
+    hints = get_type_hints(kind)
+    fields = {}
+    for field in dataclasses.fields(kind):
+        if field.name in value:
+            fields[field.name] = _decode(hints[field.name], value[field.name], f"{where}.{field.name}")
+        elif field.default is dataclasses.MISSING:
+            raise CorruptBundle(f"{where} has no field {field.name!r}; export the bundle again")
+    return kind(**fields)

@@ -1,0 +1,145 @@
+"""Sequences of mixed length, laid end to end: the `packed` layout's inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import InvalidInput
+from .manifest import Manifest, Task
+
+__all__ = ["EncoderOutput", "EncoderSequence", "check_sequence", "pack", "unpack"]
+
+Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderSequence:
+    """One sequence for the encoder: all arrays int64 `[tokens]`.
+
+    Attributes:
+        input_ids: token ids.
+        global_attention_mask: 1 on tokens with global attention, else 0.
+        token_type_ids: only for a checkpoint with `type_vocab_size > 1`; None there means zeros.
+    """
+
+    input_ids: Int64Array
+    global_attention_mask: Int64Array
+    token_type_ids: Int64Array | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderOutput:
+    """The encoder's result for one sequence, float32: `logits` `[labels]` for classification, or
+    `start_logits` and `end_logits` `[tokens]` for question answering."""
+
+    logits: Float32Array | None = None
+    start_logits: Float32Array | None = None
+    end_logits: Float32Array | None = None
+
+
+def check_sequence(sequence: EncoderSequence, manifest: Manifest) -> None:
+    """Check one sequence against the model.
+
+    Raises:
+        InvalidInput: not one-dimensional, empty, longer than the model, an id outside its table, a mask
+            value other than 0 and 1, lengths that differ, or more global tokens than the graph takes.
+    """
+    ids, mask = sequence.input_ids, sequence.global_attention_mask
+    for name, array in _named(sequence):
+        if array.dtype != np.int64:
+            raise InvalidInput(f"{name} has element type {array.dtype}; give int64")
+        if array.ndim != 1:
+            raise InvalidInput(f"{name} has shape {list(array.shape)}; give one sequence as [tokens]")
+        if array.shape != ids.shape:
+            raise InvalidInput(
+                f"{name} has {array.size} elements but input_ids has {ids.size}; make them equal"
+            )
+    if ids.size == 0:
+        raise InvalidInput("input_ids is empty; give at least one token")
+    if ids.size > manifest.max_length:
+        raise InvalidInput(
+            f"input_ids has {ids.size} tokens but the model takes at most {manifest.max_length}; "
+            "split the document into windows"
+        )
+    _check_range("input_ids", ids, manifest.vocab_size)
+    _check_range("global_attention_mask", mask, 2)
+    if sequence.token_type_ids is not None:
+        if manifest.type_vocab_size < 2:
+            raise InvalidInput("this model has one token type and takes no token_type_ids; leave them out")
+        _check_range("token_type_ids", sequence.token_type_ids, manifest.type_vocab_size)
+    capacity = manifest.max_global_tokens
+    if capacity is not None and int(mask.sum()) > capacity:
+        raise InvalidInput(
+            f"global_attention_mask marks {int(mask.sum())} tokens but this bundle was exported for at most "
+            f"{capacity} per sequence; mark fewer, or export with a larger --max-global-tokens"
+        )
+
+
+def pack(sequences: Sequence[EncoderSequence], manifest: Manifest) -> dict[str, npt.NDArray[np.generic]]:
+    """Lay sequences end to end as the inputs of the packed graph.
+
+    Returns:
+        `input_ids`, `global_attention_mask` (and `token_type_ids` where the model takes them), int64
+        `[tokens]`, and `sequence_ends`, int32 `[batch]`, the accumulated lengths.
+
+    Raises:
+        InvalidInput: there is no sequence, or one is unfit (`check_sequence`), named by its index.
+    """
+    if not sequences:
+        raise InvalidInput("there is no sequence to run; give at least one")
+    for index, sequence in enumerate(sequences):
+        try:
+            check_sequence(sequence, manifest)
+        except InvalidInput as error:
+            raise InvalidInput(f"sequence {index}: {error}") if len(sequences) > 1 else error from None
+    lengths = [sequence.input_ids.size for sequence in sequences]
+    feeds: dict[str, npt.NDArray[np.generic]] = {
+        "input_ids": np.concatenate([s.input_ids for s in sequences]),
+        "global_attention_mask": np.concatenate([s.global_attention_mask for s in sequences]),
+        "sequence_ends": np.cumsum(lengths, dtype=np.int32),
+    }
+    if manifest.type_vocab_size > 1:
+        feeds["token_type_ids"] = np.concatenate(
+            [np.zeros_like(s.input_ids) if s.token_type_ids is None else s.token_type_ids for s in sequences]
+        )
+    return feeds
+
+
+def unpack(
+    outputs: Mapping[str, npt.NDArray[np.generic]], lengths: Sequence[int], task: Task
+) -> list[EncoderOutput]:
+    """Split the packed graph's outputs into one result per sequence (inverse of `pack`).
+
+    Args:
+        outputs: the graph's outputs by name.
+        lengths: number of tokens of each sequence.
+        task: what the outputs mean.
+    """
+    if task is Task.TEXT_CLASSIFICATION:
+        return [EncoderOutput(logits=row) for row in np.asarray(outputs["logits"], dtype=np.float32)]
+    bounds = np.cumsum(lengths)[:-1]
+    starts = np.split(np.asarray(outputs["start_logits"], dtype=np.float32), bounds)
+    ends = np.split(np.asarray(outputs["end_logits"], dtype=np.float32), bounds)
+    return [EncoderOutput(start_logits=s, end_logits=e) for s, e in zip(starts, ends, strict=True)]
+
+
+def _named(sequence: EncoderSequence) -> list[tuple[str, Int64Array]]:
+    named = [("input_ids", sequence.input_ids), ("global_attention_mask", sequence.global_attention_mask)]
+    if sequence.token_type_ids is not None:
+        named.append(("token_type_ids", sequence.token_type_ids))
+    return named
+
+
+def _check_range(name: str, array: Int64Array, limit: int) -> None:
+    outside = (array < 0) | (array >= limit)
+    if outside.any():
+        position = int(outside.argmax())
+        raise InvalidInput(
+            f"{name} has the value {int(array[position])} at position {position}; "
+            f"legal values are 0 to {limit - 1}"
+        )
