@@ -1,0 +1,310 @@
+"""Longformer's attention as static-shape-friendly tensor algebra.
+
+Beltagy, Peters, Cohan, "Longformer: The Long-Document Transformer" (2020), section 3, as implemented by
+transformers' `LongformerSelfAttention`, over the same parameters, with three changes of form and none of
+result:
+
+* local attention runs on blocks of `block_size` queries, each with the blocks of keys around it, so a
+  sequence is padded to a multiple of the block and not of the attention window;
+* the global keys are further columns of the same softmax, gathered in one step with the local ones;
+* a global row needs no projection of all tokens. With query q, hidden states h_j and the projections
+  W_k, b_k, W_v, b_v of a head, score_j = q·(W_k h_j + b_k) = (W_kᵀ q)·h_j + constant, and softmax ignores
+  the constant; Σ_j p_j (W_v h_j + b_v) = W_v (Σ_j p_j h_j) + b_v, because the p_j sum to one.
+
+Tokens of several sequences may share a row: token i sees token j only if both have the same *segment*
+number and that number is not 0 (padding). Shapes below: R rows of N tokens, N a multiple of the block
+size; T = R·N tokens; M = T / block_size blocks; K global slots a row; H heads of D values; d = H·D.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "BlockContext",
+    "GlobalTokens",
+    "LongformerSelfAttention",
+    "block_context",
+    "find_global_tokens",
+    "mask_value",
+]
+
+_NO_SEGMENT = -1
+"""Segment of a key that nobody may see: it equals no query's segment, 0 (padding) included."""
+
+
+def mask_value(dtype: torch.dtype) -> float:
+    """Return the finite value that stands for minus infinity: rows masked whole must not become NaN."""
+    return -3.0e4 if dtype == torch.float16 else -1.0e9
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalTokens:
+    """The global tokens of each row, in the order of their positions.
+
+    Attributes:
+        index: flat token index of each slot; an unused slot holds some token. *Shape:* `[R, K]`.
+        segment: segment of each slot, -1 where it is unused. *Shape:* `[R, K]`.
+        row_source: for each token the slot whose global result replaces its local one, R·K (a row of
+            zeros) for padding, 0 where nothing is replaced. *Shape:* `[T]`.
+        replaced: whether the token's local result is replaced. *Shape:* `[T]`.
+    """
+
+    index: Tensor
+    segment: Tensor
+    row_source: Tensor
+    replaced: Tensor
+
+
+def find_global_tokens(segment: Tensor, is_global: Tensor, capacity: int | None) -> GlobalTokens:
+    """Gather the global tokens of each row.
+
+    Args:
+        segment: *Shape:* `[R, N]`.
+        is_global: bool, already False on padding. *Shape:* `[R, N]`.
+        capacity: number of slots K; None: as many as the fullest row needs, at least one.
+    """
+    rows, length = segment.shape
+    position = torch.arange(length, device=segment.device)
+    flag = is_global.to(torch.int64)
+    rank = flag * (length - position)
+    if capacity is None:
+        slots = torch.clamp(flag.sum(dim=1).amax(), min=1).item()
+        assert isinstance(slots, int)
+        torch._check(slots >= 1)
+        torch._check(slots <= length)
+    else:
+        slots = capacity
+        rank = nn.functional.pad(rank, (0, capacity))
+    ranks, found = torch.topk(rank, slots, dim=1)
+    used = ranks > 0
+    row_start = torch.arange(rows, device=segment.device)[:, None] * length
+    index = torch.where(used, found, 0) + row_start
+    slot_segment = torch.where(used, segment.reshape(-1)[index], _NO_SEGMENT)
+    row_slot = torch.arange(rows, device=segment.device)[:, None] * slots
+    padding = segment == 0
+    slot = torch.cumsum(flag, dim=1) - 1 + row_slot
+    source = torch.where(is_global, slot, torch.where(padding, rows * slots, 0))
+    return GlobalTokens(index, slot_segment, source.reshape(-1), (is_global | padding).reshape(-1))
+
+
+@dataclass(frozen=True, slots=True)
+class BlockContext:
+    """What each block of queries may see: the same for all layers with one attention window.
+
+    Attributes:
+        index: flat token index of every key of a block: K global ones, then the blocks around it.
+            *Shape:* `[M, K + C]`.
+        bias: 0 where the query sees the key, else `mask_value`. *Shape:* `[M, block_size, K + C]`.
+    """
+
+    index: Tensor
+    bias: Tensor
+
+
+def block_context(
+    segment: Tensor,
+    is_global: Tensor,
+    global_tokens: GlobalTokens,
+    one_sided_window: int,
+    block_size: int,
+    dtype: torch.dtype,
+) -> BlockContext:
+    """Lay out the keys of each block of queries.
+
+    Query i of a block sees the key at distance at most `one_sided_window`, of the same segment, if that
+    key is not global (global keys stand in columns of their own).
+
+    Args:
+        segment: *Shape:* `[R, N]`, N a multiple of `block_size`.
+        is_global: *Shape:* `[R, N]`.
+        global_tokens: see `find_global_tokens`.
+        one_sided_window: half the attention window w.
+        block_size: any number of tokens; it need not divide w.
+        dtype: of the scores that the bias is added to.
+    """
+    rows, length = segment.shape
+    blocks = length // block_size
+    side = -(-one_sided_window // block_size)
+    device = segment.device
+    neighbour = (
+        torch.arange(blocks, device=device)[:, None] + torch.arange(-side, side + 1, device=device)[None]
+    )
+    inside = (neighbour >= 0) & (neighbour < blocks)
+    first = torch.where(inside, neighbour, 0)[:, :, None] * block_size
+    within_row = (first + torch.arange(block_size, device=device)).reshape(blocks, -1)
+    row_start = torch.arange(rows, device=device)[:, None, None] * length
+    local_index = row_start + within_row
+
+    visible = torch.where(is_global | (segment == 0), _NO_SEGMENT, segment).reshape(-1)
+    reachable = inside[:, :, None].expand(-1, -1, block_size).reshape(blocks, -1)
+    local_segment = torch.where(reachable, visible[local_index], _NO_SEGMENT)
+
+    queries = torch.arange(block_size, device=device)[:, None]
+    columns = torch.arange((2 * side + 1) * block_size, device=device)[None] - side * block_size
+    band = (columns - queries).abs() <= one_sided_window
+
+    query_segment = segment.reshape(rows, blocks, block_size, 1)
+    sees_local = (query_segment == local_segment[:, :, None]) & band
+    sees_global = query_segment == global_tokens.segment[:, None, None]
+    sees = torch.cat([sees_global, sees_local], dim=-1)
+    bias = torch.where(sees, 0.0, mask_value(dtype)).to(dtype)
+    index = torch.cat([global_tokens.index[:, None].expand(-1, blocks, -1), local_index], dim=-1)
+    return BlockContext(index.flatten(0, 1), bias.flatten(0, 1))
+
+
+class LongformerSelfAttention(nn.Module):
+    """Self-attention of one layer, holding transformed copies of the stock module's parameters."""
+
+    def __init__(self, stock: nn.Module) -> None:
+        """Take the parameters of transformers' `LongformerSelfAttention`."""
+        super().__init__()
+        heads, head_size = int(stock.num_heads), int(stock.head_dim)
+        self.heads, self.head_size = heads, head_size
+        scale = head_size**-0.5
+        query, key, value = stock.query, stock.key, stock.value
+        self.qkv_weight = _frozen(torch.cat([query.weight * scale, key.weight, value.weight]).T)
+        self.qkv_bias = _frozen(torch.cat([query.bias * scale, key.bias, value.bias]))
+        self.global_query_weight = _frozen((stock.query_global.weight * scale).T)
+        self.global_query_bias = _frozen(stock.query_global.bias * scale)
+        # [H, D, d] turns a head's query into a vector to be multiplied with hidden states;
+        # [H, d, D] a head's mean hidden state into its output
+        self.global_key_weight = _frozen(stock.key_global.weight.reshape(heads, head_size, -1))
+        self.global_value_weight = _frozen(
+            stock.value_global.weight.reshape(heads, head_size, -1).transpose(1, 2)
+        )
+        self.global_value_bias = _frozen(stock.value_global.bias)
+
+    def forward(self, hidden: Tensor, segment: Tensor, tokens: GlobalTokens, context: BlockContext) -> Tensor:
+        """Attend from every token.
+
+        Args:
+            hidden: *Shape:* `[T, d]`.
+            segment: *Shape:* `[R, N]`.
+            tokens: the rows' global tokens.
+            context: the blocks' keys.
+
+        Returns:
+            The attention's result before the output projection. *Shape:* `[T, d]`.
+        """
+        local = self.local_rows(hidden, context)
+        rows, slots = tokens.index.shape
+        from_global = self.global_rows(
+            hidden, segment, tokens.index.reshape(-1), tokens.segment.reshape(rows, slots)
+        )
+        table = torch.cat([from_global, from_global.new_zeros(1, from_global.shape[1])])
+        replacement = torch.index_select(table, 0, tokens.row_source)
+        return torch.where(tokens.replaced[:, None], replacement, local)
+
+    def local_rows(self, hidden: Tensor, context: BlockContext) -> Tensor:
+        """Local attention with global columns, for all tokens. *Shape:* `[T, d]` to `[T, d]`."""
+        heads, size = self.heads, self.head_size
+        blocks, block_size, columns = context.bias.shape
+        qkv = hidden @ self.qkv_weight + self.qkv_bias
+        query, key, value = qkv.reshape(-1, 3, heads, size).permute(1, 2, 0, 3).unbind(0)
+        flat = context.index.reshape(-1)
+        keys = torch.index_select(key, 1, flat).reshape(heads, blocks, columns, size)
+        values = torch.index_select(value, 1, flat).reshape(heads, blocks, columns, size)
+        scores = query.reshape(heads, blocks, block_size, size) @ keys.transpose(2, 3)
+        weights = torch.softmax(scores + context.bias, dim=-1)
+        return (weights @ values).permute(1, 2, 0, 3).reshape(-1, heads * size)
+
+    def global_rows(self, hidden: Tensor, segment: Tensor, index: Tensor, index_segment: Tensor) -> Tensor:
+        """Global attention from some tokens to all tokens of their segments.
+
+        Args:
+            hidden: *Shape:* `[T, d]`.
+            segment: *Shape:* `[R, N]`.
+            index: flat indices of the attending tokens, the same number Q for each row. *Shape:* `[R * Q]`.
+            index_segment: their segments. *Shape:* `[R, Q]`.
+
+        Returns:
+            *Shape:* `[R * Q, d]`.
+        """
+        heads, size = self.heads, self.head_size
+        rows, length = segment.shape
+        queries = index_segment.shape[1]
+        width = heads * size
+        query = torch.index_select(hidden, 0, index) @ self.global_query_weight + self.global_query_bias
+        query = query.reshape(-1, heads, size).transpose(0, 1) @ self.global_key_weight
+        query = query.transpose(0, 1).reshape(rows, queries * heads, width)
+        by_row = hidden.reshape(rows, length, width)
+        scores = (query @ by_row.transpose(1, 2)).reshape(rows, queries, heads, length)
+        sees = index_segment[:, :, None, None] == segment[:, None, None]
+        scores = scores + torch.where(sees, 0.0, mask_value(hidden.dtype)).to(hidden.dtype)
+        weights = torch.softmax(scores, dim=-1).reshape(rows, queries * heads, length)
+        mean = (weights @ by_row).reshape(rows * queries, heads, width).transpose(0, 1)
+        result = (mean @ self.global_value_weight).transpose(0, 1).reshape(rows * queries, width)
+        return result + self.global_value_bias
+
+    def first_rows(
+        self,
+        hidden: Tensor,
+        segment: Tensor,
+        is_global: Tensor,
+        tokens: GlobalTokens,
+        first: Tensor,
+        one_sided_window: int,
+    ) -> Tensor:
+        """Attend from the first token of each sequence only: all that a classifier's last layer needs.
+
+        Such a token has no neighbour before it in its segment, so its local keys are the
+        `one_sided_window` tokens after it, and itself.
+
+        Args:
+            hidden: *Shape:* `[T, d]`.
+            segment: *Shape:* `[R, N]`.
+            is_global: *Shape:* `[R, N]`.
+            tokens: the rows' global tokens.
+            first: flat index of each sequence's first token, the same number Q for each row.
+                *Shape:* `[R, Q]`.
+            one_sided_window: half the attention window.
+
+        Returns:
+            *Shape:* `[R * Q, d]`.
+        """
+        heads, size = self.heads, self.head_size
+        width = heads * size
+        rows, queries = first.shape
+        slots = tokens.index.shape[1]
+        flat_segment = segment.reshape(-1)
+        own_segment = flat_segment[first]
+
+        reach = torch.arange(one_sided_window + 1, device=hidden.device)
+        wanted = first[:, :, None] + reach
+        row_end = (torch.arange(rows, device=hidden.device)[:, None, None] + 1) * segment.shape[1]
+        inside = wanted < row_end
+        local_index = torch.where(inside, wanted, 0)
+        visible = torch.where(is_global, _NO_SEGMENT, segment).reshape(-1)
+        local_segment = torch.where(inside, visible[local_index], _NO_SEGMENT)
+        index = torch.cat([tokens.index[:, None].expand(-1, queries, -1), local_index], dim=-1)
+        key_segment = torch.cat([tokens.segment[:, None].expand(-1, queries, -1), local_segment], dim=-1)
+        columns = slots + one_sided_window + 1
+
+        q_weight, k_weight, v_weight = self.qkv_weight.split(width, dim=1)
+        q_bias, _, v_bias = self.qkv_bias.split(width)
+        query = torch.index_select(hidden, 0, first.reshape(-1)) @ q_weight + q_bias
+        query = query.reshape(-1, heads, size).transpose(0, 1) @ _per_head(k_weight, heads).transpose(1, 2)
+        keys = torch.index_select(hidden, 0, index.reshape(-1)).reshape(rows * queries, columns, width)
+        scores = query.transpose(0, 1) @ keys.transpose(1, 2)
+        sees = key_segment.reshape(-1, 1, columns) == own_segment.reshape(-1, 1, 1)
+        scores = scores + torch.where(sees, 0.0, mask_value(hidden.dtype)).to(hidden.dtype)
+        mean = (torch.softmax(scores, dim=-1) @ keys).transpose(0, 1)
+        local = (mean @ _per_head(v_weight, heads)).transpose(0, 1).reshape(-1, width) + v_bias
+
+        from_global = self.global_rows(hidden, segment, first.reshape(-1), own_segment)
+        chosen = is_global.reshape(-1)[first.reshape(-1)][:, None]
+        result = torch.where(chosen, from_global, local)
+        return torch.where(own_segment.reshape(-1, 1) == 0, 0.0, result)
+
+
+def _per_head(weight: Tensor, heads: int) -> Tensor:
+    """Split a weight `[d, H * D]` by heads. *Shape:* `[H, d, D]`."""
+    return weight.reshape(weight.shape[0], heads, -1).transpose(0, 1)
+
+
+def _frozen(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.detach().contiguous(), requires_grad=False)

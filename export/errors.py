@@ -1,0 +1,60 @@
+"""The errors of the export half.
+
+    ExportError
+    ├── CheckpointError          the checkpoint cannot be used
+    │   ├── CheckpointNotFound   no checkpoint at that path or hub id
+    │   ├── UnsupportedModel     another architecture, or a configuration that has no exact export
+    │   └── TaskMismatch         the checkpoint's head is not the task's
+    ├── GraphError               the exported graph is not what was asked for
+    ├── OutputError              the bundle cannot be written
+    └── ParityFailed             the exported model does not give PyTorch's results
+
+Every message names what was wrong, the value seen, and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointNotFound",
+    "ExportError",
+    "GraphError",
+    "OutputError",
+    "ParityFailed",
+    "TaskMismatch",
+    "UnsupportedModel",
+]
+
+
+class ExportError(Exception):
+    """Root of everything that `longserve.export` raises on purpose."""
+
+    longserve_error = True
+
+
+class CheckpointError(ExportError):
+    """The checkpoint cannot be used."""
+
+
+class CheckpointNotFound(CheckpointError):
+    """There is no checkpoint at that path or hub id, or it cannot be read."""
+
+
+class UnsupportedModel(CheckpointError):
+    """Another architecture, or a configuration that has no exact export."""
+
+
+class TaskMismatch(CheckpointError):
+    """The checkpoint's head is not the task's."""
+
+
+class GraphError(ExportError):
+    """The exported graph is not what was asked for."""
+
+
+class OutputError(ExportError):
+    """The bundle cannot be written."""
+
+
+class ParityFailed(ExportError):
+    """The exported model does not give PyTorch's results; no bundle was written."""

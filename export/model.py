@@ -1,0 +1,260 @@
+"""The exportable Longformer: one core, a `padded` and a `packed` layout, and the heads of two tasks.
+
+Built from a stock transformers model, over the same parameters; see `attention` for what differs in form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .attention import (
+    BlockContext,
+    GlobalTokens,
+    LongformerSelfAttention,
+    block_context,
+    find_global_tokens,
+)
+
+__all__ = ["PackedModel", "PaddedModel", "choose_block_size", "longest_sequence"]
+
+
+def choose_block_size(attention_window: tuple[int, ...]) -> int:
+    """Return the default number of tokens per block for these attention windows (one per layer).
+
+    The largest power of two that is at most the narrowest one-sided window, within 16 to 128.
+    """
+    one_sided = min(attention_window) // 2
+    size = 16
+    while size * 2 <= min(one_sided, 128):
+        size *= 2
+    return size
+
+
+def longest_sequence(max_position_embeddings: int, pad_token_id: int) -> int:
+    """Return the longest sequence in tokens: positions are numbered from `pad_token_id + 1`, as in RoBERTa."""
+    return max_position_embeddings - pad_token_id - 1
+
+
+class _Layer(nn.Module):
+    def __init__(self, stock: nn.Module, one_sided_window: int) -> None:
+        super().__init__()
+        self.one_sided_window = one_sided_window
+        self.attention = LongformerSelfAttention(stock.attention.self)
+        self.attention_output = _Linear(stock.attention.output.dense)
+        self.attention_norm = stock.attention.output.LayerNorm
+        self.intermediate = _Linear(stock.intermediate.dense)
+        self.activation = stock.intermediate.intermediate_act_fn
+        self.output = _Linear(stock.output.dense)
+        self.output_norm = stock.output.LayerNorm
+
+    def finish(self, attended: Tensor, hidden: Tensor) -> Tensor:
+        """Everything after self-attention, for any rows. *Shape:* `[rows, d]`."""
+        hidden = self.attention_norm(self.attention_output(attended) + hidden)
+        return self.output_norm(self.output(self.activation(self.intermediate(hidden))) + hidden)
+
+
+class _Linear(nn.Module):
+    """A linear layer whose weight lies as `[in, out]`, so that it exports as a plain MatMul and Add."""
+
+    def __init__(self, stock: nn.Linear) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(stock.weight.detach().T.contiguous(), requires_grad=False)
+        self.bias = nn.Parameter(stock.bias.detach(), requires_grad=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.weight + self.bias
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The tokens as the core sees them: R rows of N tokens, N a multiple of the block size."""
+
+    segment: Tensor
+    is_global: Tensor
+    tokens: GlobalTokens
+    contexts: dict[int, BlockContext]
+
+
+class _Core(nn.Module):
+    """Embeddings and encoder."""
+
+    def __init__(self, stock: nn.Module, block_size: int, max_global_tokens: int | None) -> None:
+        super().__init__()
+        config = stock.config
+        embeddings = stock.embeddings
+        self.block_size = block_size
+        self.max_global_tokens = max_global_tokens
+        self.pad_token_id = int(config.pad_token_id)
+        self.word_embeddings = embeddings.word_embeddings
+        self.position_embeddings = embeddings.position_embeddings
+        self.token_type_embeddings = embeddings.token_type_embeddings
+        self.embedding_norm = embeddings.LayerNorm
+        self.layers = nn.ModuleList(
+            _Layer(layer, window // 2)
+            for layer, window in zip(stock.encoder.layer, config.attention_window, strict=True)
+        )
+
+    def embed(self, input_ids: Tensor, position_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        """Sum and normalise the embeddings. *Shape:* `[R, N]` to `[R * N, d]`."""
+        hidden = self.word_embeddings(input_ids) + self.position_embeddings(position_ids)
+        if token_type_ids is None:
+            hidden = hidden + self.token_type_embeddings.weight[0]
+        else:
+            hidden = hidden + self.token_type_embeddings(token_type_ids)
+        return self.embedding_norm(hidden).flatten(0, 1)
+
+    def layout(self, segment: Tensor, global_attention_mask: Tensor) -> _Rows:
+        """Compute what all layers share. *Shape:* `[R, N]`, N a multiple of the block size."""
+        is_global = (global_attention_mask > 0) & (segment > 0)
+        tokens = find_global_tokens(segment, is_global, self.max_global_tokens)
+        dtype = self.embedding_norm.weight.dtype
+        contexts = {
+            window: block_context(segment, is_global, tokens, window, self.block_size, dtype)
+            for window in sorted({layer.one_sided_window for layer in self.layers})
+        }
+        return _Rows(segment, is_global, tokens, contexts)
+
+    def encode(self, hidden: Tensor, rows: _Rows, layers: int) -> Tensor:
+        """Run the first `layers` layers. *Shape:* `[T, d]`."""
+        for layer in list(self.layers)[:layers]:
+            context = rows.contexts[layer.one_sided_window]
+            attended = layer.attention(hidden, rows.segment, rows.tokens, context)
+            hidden = layer.finish(attended, hidden)
+        return hidden
+
+    def encode_first(self, hidden: Tensor, rows: _Rows, first: Tensor) -> Tensor:
+        """Run all layers, the last one for the given tokens only.
+
+        Args:
+            hidden: *Shape:* `[T, d]`.
+            rows: see `layout`.
+            first: flat index of each sequence's first token. *Shape:* `[R, Q]`.
+
+        Returns:
+            *Shape:* `[R * Q, d]`.
+        """
+        hidden = self.encode(hidden, rows, len(self.layers) - 1)
+        last = self.layers[-1]
+        attended = last.attention.first_rows(
+            hidden, rows.segment, rows.is_global, rows.tokens, first, last.one_sided_window
+        )
+        return last.finish(attended, torch.index_select(hidden, 0, first.reshape(-1)))
+
+    def pad(self, values: Tensor, fill: int = 0) -> Tensor:
+        """Pad the last axis to a multiple of the block size."""
+        length = values.shape[-1]
+        target = -(-length // self.block_size) * self.block_size
+        return nn.functional.pad(values, (0, target - length), value=fill)
+
+
+class _ClassificationHead(nn.Module):
+    def __init__(self, stock: nn.Module) -> None:
+        super().__init__()
+        self.dense = _Linear(stock.classifier.dense)
+        self.projection = _Linear(stock.classifier.out_proj)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.projection(torch.tanh(self.dense(hidden)))
+
+
+class _Model(nn.Module):
+    """What both layouts hold: the core and either head."""
+
+    def __init__(self, stock: nn.Module, *, block_size: int, max_global_tokens: int | None = None) -> None:
+        """Take over a stock model.
+
+        Args:
+            stock: transformers' `LongformerForSequenceClassification` or `LongformerForQuestionAnswering`.
+            block_size: tokens per block of the local attention.
+            max_global_tokens: fixed number of global slots (per row in the padded layout, per run in the
+                packed one); None: as many as the input has.
+        """
+        super().__init__()
+        self.core = _Core(stock.longformer, block_size, max_global_tokens)
+        self.classifies = hasattr(stock, "classifier")
+        self.head = _ClassificationHead(stock) if self.classifies else _Linear(stock.qa_outputs)
+        self.eval()
+
+    def _spans(self, hidden: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        logits = self.head(hidden).float().reshape(rows, -1, 2)
+        return logits[..., 0], logits[..., 1]
+
+
+class PaddedModel(_Model):
+    """The `padded` layout: the interchange contract of the bundle."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        global_attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Run the model. All inputs int64 `[batch, sequence]`.
+
+        Returns:
+            `logits` float32 `[batch, labels]`, or `start_logits`, `end_logits` float32 `[batch, sequence]`.
+        """
+        core = self.core
+        batch, length = input_ids.shape
+        segment = core.pad((attention_mask > 0).to(torch.int64))
+        rows = core.layout(segment, core.pad(global_attention_mask))
+        ids = core.pad(input_ids, core.pad_token_id)
+        written = (ids != core.pad_token_id).to(torch.int64)
+        positions = torch.cumsum(written, dim=1) * written + core.pad_token_id
+        types = None if token_type_ids is None else core.pad(token_type_ids)
+        hidden = core.embed(ids, positions, types)
+        if self.classifies:
+            first = torch.arange(batch, device=ids.device)[:, None] * ids.shape[1]
+            logits: Tensor = self.head(core.encode_first(hidden, rows, first)).float()
+            return logits
+        start, end = self._spans(core.encode(hidden, rows, len(core.layers)), batch)
+        return start[:, :length], end[:, :length]
+
+
+class PackedModel(_Model):
+    """The `packed` layout: sequences of mixed length end to end, for serving without padding."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        global_attention_mask: Tensor,
+        sequence_ends: Tensor,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Run the model.
+
+        Args:
+            input_ids: int64 `[tokens]`.
+            global_attention_mask: int64 `[tokens]`.
+            sequence_ends: accumulated lengths, int32 `[batch]`; the last one is the number of tokens.
+            token_type_ids: int64 `[tokens]`.
+
+        Returns:
+            `logits` float32 `[batch, labels]`, or `start_logits`, `end_logits` float32 `[tokens]`.
+        """
+        core = self.core
+        length = input_ids.shape[0]
+        ends = sequence_ends.to(torch.int64)
+        starts = nn.functional.pad(ends[:-1], (1, 0))
+        ids = core.pad(input_ids, core.pad_token_id)
+        time = torch.arange(ids.shape[0], device=ids.device)
+        number = (time[:, None] >= ends).to(torch.int64).sum(dim=1)
+        inside = number < ends.shape[0]
+        segment = torch.where(inside, number + 1, 0)[None]
+        rows = core.layout(segment, core.pad(global_attention_mask)[None])
+        written = (ids != core.pad_token_id).to(torch.int64)
+        total = torch.cumsum(written, dim=0)
+        own_start = starts[torch.where(inside, number, 0)]
+        before = total[own_start] - written[own_start]
+        positions = torch.where(inside, (total - before) * written, 0) + core.pad_token_id
+        types = None if token_type_ids is None else core.pad(token_type_ids)[None]
+        hidden = core.embed(ids[None], positions[None], types)
+        if self.classifies:
+            logits: Tensor = self.head(core.encode_first(hidden, rows, starts[None])).float()
+            return logits
+        start, end = self._spans(core.encode(hidden, rows, len(core.layers)), 1)
+        return start[0, :length], end[0, :length]
