@@ -1,0 +1,321 @@
+"""The text pipelines: text → encoder sequences → (an encoder, anywhere) → result.
+
+A pipeline does not run the encoder. `prepare` turns a text into sequences, one per window; the caller has
+them encoded, in its own process or by a Triton model, together with those of other requests if it likes;
+`finish` turns the outputs into the result. `run` does it all for callers that have an encoder at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import CorruptBundle, EngineError, InvalidInput
+from .manifest import GlobalAttention, Manifest, Task
+from .options import ClassificationOptions, QuestionAnsweringOptions
+from .packing import EncoderOutput, EncoderSequence, check_sequence
+from .results import Answer, Classification
+from .scores import combine_windows, default_function
+from .spans import WindowLogits, best_spans, trimmed_bounds
+from .tokenization import EncodedText, Tokenizer
+from .windows import Window, default_stride, plan_windows
+
+__all__ = [
+    "ClassificationPipeline",
+    "PreparedQuestion",
+    "PreparedText",
+    "QuestionAnsweringPipeline",
+    "make_pipeline",
+    "run",
+]
+
+Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedText:
+    """A text on its way through a classifier.
+
+    Attributes:
+        sequences: what the encoder is to run, one per window.
+        tokens: length of the whole text, special tokens included.
+        options: how the result is to be made.
+    """
+
+    sequences: tuple[EncoderSequence, ...]
+    tokens: int
+    options: ClassificationOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedQuestion:
+    """A question and its context on their way through the encoder.
+
+    Attributes:
+        sequences: what the encoder is to run, one per window.
+        tokens: length of question and whole context, special tokens included.
+        options: how the result is to be made.
+        context: the text that the answers' offsets refer to.
+        offsets: characters of the context's tokens, int64 `[tokens, 2]`.
+        windows: the context tokens that each sequence holds.
+        prefix: tokens of each sequence before its first context token.
+    """
+
+    sequences: tuple[EncoderSequence, ...]
+    tokens: int
+    options: QuestionAnsweringOptions
+    context: str
+    offsets: Int64Array
+    windows: tuple[Window, ...]
+    prefix: int
+
+
+class ClassificationPipeline:
+    """Text → labels. A sequence is `<s> text </s>`."""
+
+    def __init__(self, manifest: Manifest, tokenizer: Tokenizer) -> None:
+        """Take the manifest of a classifier's bundle and its tokenizer."""
+        self.manifest = manifest
+        self.tokenizer = tokenizer
+
+    def prepare(self, text: str, options: ClassificationOptions) -> PreparedText:
+        """Tokenize a text and cut it into as many windows as it needs.
+
+        Raises:
+            InvalidInput: the text cannot be used, or the stride leaves no room in a window.
+        """
+        encoded = self.tokenizer.encode(text, "text")
+        stride = _stride(options.stride, self.manifest)
+        windows = _plan("text", encoded, self.manifest.max_length - 2, stride)
+        head, tail = _ids(self.tokenizer.cls_id), _ids(self.tokenizer.sep_id)
+        sequences = _sequences(head, encoded, tail, windows, self.tokenizer, self.manifest)
+        return PreparedText(sequences=sequences, tokens=encoded.ids.size + 2, options=options)
+
+    def finish(self, prepared: PreparedText, outputs: Sequence[EncoderOutput]) -> Classification:
+        """Make the result from the encoder's outputs, one per sequence.
+
+        Raises:
+            EngineError: an output has the wrong shape or is not finite.
+        """
+        labels, options = self.manifest.labels, prepared.options
+        _check_count(prepared.sequences, outputs)
+        logits = [_checked("logits", output.logits, len(labels)) for output in outputs]
+        function = options.function_to_apply or default_function(self.manifest.problem_type, len(labels))
+        scores = combine_windows(np.stack(logits), function, options.window_combination)
+        order = np.argsort(-scores, kind="stable")[: options.top_k]
+        ranked = {labels[index]: float(scores[index]) for index in order}
+        label, score = next(iter(ranked.items()))
+        return Classification(label, score, ranked, prepared.tokens, len(prepared.sequences))
+
+
+class QuestionAnsweringPipeline:
+    """Question and context → answers. A sequence is `<s> question </s></s> context </s>`, as in RoBERTa."""
+
+    def __init__(self, manifest: Manifest, tokenizer: Tokenizer) -> None:
+        """Take the manifest of a question-answering bundle and its tokenizer."""
+        self.manifest = manifest
+        self.tokenizer = tokenizer
+
+    def prepare(self, question: str, context: str, options: QuestionAnsweringOptions) -> PreparedQuestion:
+        """Tokenize question and context and cut the context into as many windows as it needs.
+
+        Raises:
+            InvalidInput: a text cannot be used, or the question leaves too little room for the context.
+        """
+        asked = self.tokenizer.encode(question, "question")
+        encoded = self.tokenizer.encode(context, "context")
+        self._check_question(asked)
+        stride = _stride(options.stride, self.manifest)
+        capacity = self.manifest.max_length - asked.ids.size - 4
+        windows = _plan("context", encoded, capacity, stride, asked)
+        cls_id, sep_id = self.tokenizer.cls_id, self.tokenizer.sep_id
+        head = np.concatenate([_ids(cls_id), asked.ids, _ids(sep_id, sep_id)])
+        sequences = _sequences(head, encoded, _ids(sep_id), windows, self.tokenizer, self.manifest)
+        return PreparedQuestion(
+            sequences=sequences,
+            tokens=asked.ids.size + encoded.ids.size + 4,
+            options=options,
+            context=context,
+            offsets=encoded.offsets,
+            windows=windows,
+            prefix=head.size,
+        )
+
+    def finish(self, prepared: PreparedQuestion, outputs: Sequence[EncoderOutput]) -> tuple[Answer, ...]:
+        """Make the answers from the encoder's outputs, one per sequence.
+
+        Raises:
+            EngineError: an output has the wrong shape or is not finite.
+        """
+        _check_count(prepared.sequences, outputs)
+        logits = []
+        for sequence, window, output in zip(prepared.sequences, prepared.windows, outputs, strict=True):
+            start = _checked("start_logits", output.start_logits, sequence.input_ids.size)
+            end = _checked("end_logits", output.end_logits, sequence.input_ids.size)
+            here = slice(prepared.prefix, prepared.prefix + window.size)
+            logits.append(
+                WindowLogits(
+                    first=window.start,
+                    start=start[here],
+                    end=end[here],
+                    null_start=float(start[0]),
+                    null_end=float(end[0]),
+                )
+            )
+        spans = best_spans(
+            logits,
+            trimmed_bounds(prepared.context, prepared.offsets),
+            top_k=prepared.options.top_k,
+            max_answer_tokens=prepared.options.max_answer_tokens,
+            handle_impossible_answer=prepared.options.handle_impossible_answer,
+        )
+        return tuple(
+            Answer(
+                prepared.context[span.start : span.end],
+                span.score,
+                span.start,
+                span.end,
+                prepared.tokens,
+                len(prepared.sequences),
+            )
+            for span in spans
+        )
+
+    def _check_question(self, asked: EncodedText) -> None:
+        """A question's tokens attend globally, of which a graph may take a limited number."""
+        capacity = self.manifest.max_global_tokens
+        needed = asked.ids.size + 1
+        if (
+            self.manifest.global_attention is GlobalAttention.QUESTION
+            and capacity is not None
+            and needed > capacity
+        ):
+            raise InvalidInput(
+                f"the question has {asked.ids.size} tokens, but this bundle takes at most {capacity - 1} "
+                f"(it was exported with {capacity} global tokens); shorten it, or export with a larger "
+                "--max-global-tokens"
+            )
+
+
+_Prepared_contra = TypeVar("_Prepared_contra", contravariant=True)
+_Prepared = TypeVar("_Prepared", PreparedText, PreparedQuestion)
+_Result = TypeVar("_Result")
+_Result_co = TypeVar("_Result_co", covariant=True)
+
+
+class _Finisher(Protocol[_Prepared_contra, _Result_co]):
+    def finish(self, prepared: _Prepared_contra, outputs: Sequence[EncoderOutput], /) -> _Result_co: ...
+
+
+def run(
+    pipeline: _Finisher[_Prepared, _Result],
+    requests: Sequence[_Prepared],
+    encode: Callable[[Sequence[EncoderSequence]], Sequence[EncoderOutput]],
+) -> list[_Result]:
+    """Have all windows of all prepared requests encoded together, and return the results in order.
+
+    Args:
+        pipeline: the pipeline that prepared the requests.
+        requests: what its `prepare` returned.
+        encode: returns one output per sequence.
+
+    Raises:
+        EngineError: the encoder failed, or an output has the wrong shape or is not finite.
+    """
+    sequences = [sequence for prepared in requests for sequence in prepared.sequences]
+    outputs = encode(sequences) if sequences else []
+    _check_count(sequences, outputs)
+    remaining = iter(outputs)
+    return [
+        pipeline.finish(prepared, list(islice(remaining, len(prepared.sequences)))) for prepared in requests
+    ]
+
+
+def make_pipeline(
+    manifest: Manifest, tokenizer_path: str | Path
+) -> ClassificationPipeline | QuestionAnsweringPipeline:
+    """Return the pipeline of a bundle's task.
+
+    Raises:
+        CorruptBundle: the tokenizer cannot be read, or the manifest names no label for a classifier.
+        EngineError: the package `tokenizers` is not installed.
+    """
+    tokenizer = Tokenizer(tokenizer_path, manifest)
+    if manifest.task is Task.QUESTION_ANSWERING:
+        return QuestionAnsweringPipeline(manifest, tokenizer)
+    if not manifest.labels:
+        raise CorruptBundle("the manifest of this classifier names no labels; export the bundle again")
+    return ClassificationPipeline(manifest, tokenizer)
+
+
+def _stride(chosen: int | None, manifest: Manifest) -> int:
+    return default_stride(manifest.max_length) if chosen is None else chosen
+
+
+def _plan(
+    name: str, encoded: EncodedText, capacity: int, stride: int, question: EncodedText | None = None
+) -> tuple[Window, ...]:
+    """Plan the windows of a text, with the caller's words in the error."""
+    if encoded.ids.size > capacity and capacity <= stride:
+        because = "" if question is None else f" beside a question of {question.ids.size} tokens"
+        remedy = "a smaller stride" if question is None else "a shorter question or a smaller stride"
+        raise InvalidInput(
+            f"the {name} has {encoded.ids.size} tokens, of which one window has room for {max(capacity, 0)}"
+            f"{because}, but neighbouring windows share {stride} (stride); give {remedy}"
+        )
+    return plan_windows(encoded.ids.size, capacity, stride)
+
+
+def _sequences(
+    head: Int64Array,
+    encoded: EncodedText,
+    tail: Int64Array,
+    windows: Sequence[Window],
+    tokenizer: Tokenizer,
+    manifest: Manifest,
+) -> tuple[EncoderSequence, ...]:
+    made = []
+    for window in windows:
+        ids = np.concatenate([head, encoded.ids[window.start : window.end], tail])
+        mask = _global_attention_mask(ids, manifest.global_attention, tokenizer.sep_id)
+        sequence = EncoderSequence(input_ids=ids, global_attention_mask=mask)
+        check_sequence(sequence, manifest)
+        made.append(sequence)
+    return tuple(made)
+
+
+def _global_attention_mask(ids: Int64Array, convention: GlobalAttention, sep_id: int) -> Int64Array:
+    """Mark the global tokens of one sequence, as `_compute_global_attention_mask` and the classifier do in
+    `transformers/models/longformer/modeling_longformer.py`."""
+    mask = np.zeros_like(ids)
+    if convention is GlobalAttention.QUESTION:
+        mask[: int((ids == sep_id).argmax())] = 1
+    else:
+        mask[0] = 1
+    return mask
+
+
+def _ids(*values: int) -> Int64Array:
+    return np.array(values, dtype=np.int64)
+
+
+def _check_count(sequences: Sequence[EncoderSequence], outputs: Sequence[EncoderOutput]) -> None:
+    if len(outputs) != len(sequences):
+        raise EngineError(f"the encoder returned {len(outputs)} outputs for {len(sequences)} sequences")
+
+
+def _checked(name: str, values: Float32Array | None, size: int) -> Float32Array:
+    if values is None:
+        raise EngineError(f"the encoder returned no {name}; it is another task's model")
+    if values.shape != (size,):
+        raise EngineError(f"the encoder returned {name} of shape {list(values.shape)} where [{size}] is due")
+    if not np.isfinite(values).all():
+        raise EngineError(f"the encoder returned {name} that are not finite; validate the bundle")
+    return values

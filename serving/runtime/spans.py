@@ -1,0 +1,201 @@
+"""The best answer spans over the windows of a context.
+
+Scores. Let s and e be the start and end logits. A span that begins at token i and ends at token j of one
+window scores
+
+    exp(s_i - S) * exp(e_j - E)
+
+where S and E are the log-sum-exp of the start and end logits over *all tokens of the context and the null
+position*. A token that several windows hold counts once, with its largest logit; the null position (token 0
+of a window, where a model trained with unanswerable questions points if there is no answer) counts once too,
+with the logits of the window where their sum is smallest, because a context has no answer only if no window
+has one. So the scores of spans from different windows are comparable, their sum is at most 1, and neither
+the number of windows nor the overlap changes the score of a clear answer.
+
+For a context in one window this is the score of Hugging Face's question-answering pipeline
+(`transformers/pipelines/question_answering.py`, transformers 4): the product of the softmax over start and
+end positions, where all but the context and the first token are masked. Ranking by raw logits over all
+windows, and the null score as minimum over them, is BERT's `run_squad.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Span", "WindowLogits", "best_spans", "trimmed_bounds"]
+
+Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
+
+_BLOCK_ELEMENTS = 1 << 20
+_LAST_SPACE = 0x3000
+_SPACES = np.array([chr(code).isspace() for code in range(_LAST_SPACE + 1)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowLogits:
+    """The logits of one window that matter for answers.
+
+    Attributes:
+        first: index in the context of the window's first context token.
+        start, end: start and end logits of its context tokens, float `[tokens]`.
+        null_start, null_end: logits of its token 0.
+    """
+
+    first: int
+    start: npt.NDArray[np.floating[Any]]
+    end: npt.NDArray[np.floating[Any]]
+    null_start: float
+    null_end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Characters `start` to `end` (not included) of the context; start = end = 0 is "no answer"."""
+
+    score: float
+    start: int
+    end: int
+
+
+def trimmed_bounds(context: str, offsets: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Return where an answer starts if it begins at each token, and where it ends if it ends there.
+
+    Whitespace around an answer does not belong to it (byte-level BPE puts the space before a word into the
+    word's token), so starts move right and ends move left over whitespace.
+
+    Args:
+        context: the text.
+        offsets: character offsets of its tokens, int64 `[tokens, 2]`.
+
+    Returns:
+        Starts and ends, int64 `[tokens]` each. Tokens i ≤ j make an answer iff starts[i] < ends[j].
+    """
+    codes = np.frombuffer(context.encode("utf-32-le"), dtype="<u4")
+    space = _SPACES[np.minimum(codes, _LAST_SPACE)] & (codes <= _LAST_SPACE)
+    size = len(codes)
+    positions = np.arange(size, dtype=np.int64)
+    next_start = np.full(size + 1, size, dtype=np.int64)
+    next_start[:size] = np.minimum.accumulate(np.where(space, size, positions)[::-1])[::-1]
+    last_end = np.zeros(size + 1, dtype=np.int64)
+    last_end[1:] = np.maximum.accumulate(np.where(space, 0, positions + 1))
+    return next_start[offsets[:, 0]], last_end[offsets[:, 1]]
+
+
+def best_spans(
+    windows: Sequence[WindowLogits],
+    bounds: tuple[Int64Array, Int64Array],
+    *,
+    top_k: int,
+    max_answer_tokens: int,
+    handle_impossible_answer: bool,
+) -> list[Span]:
+    """Return the best spans over all windows, best first.
+
+    Token spans with the same characters (from overlapping windows, or from tokens that share a code point)
+    are one span, with the best of their scores.
+
+    Args:
+        windows: logits of each window; together they hold every token of the context.
+        bounds: what `trimmed_bounds` returned for the context.
+        top_k: most spans to return.
+        max_answer_tokens: most tokens of a span.
+        handle_impossible_answer: let "no answer" compete.
+    """
+    start_total, end_total, null = _normalizers(windows, len(bounds[0]))
+    spans = [
+        Span(float(np.exp(logit - start_total - end_total)), start, end)
+        for logit, start, end in _distinct_best(windows, bounds, top_k, max_answer_tokens)
+    ]
+    if handle_impossible_answer:
+        spans.append(Span(float(np.exp(null - start_total - end_total)), 0, 0))
+        spans.sort(key=lambda span: -span.score)
+    return spans[:top_k]
+
+
+def _normalizers(windows: Sequence[WindowLogits], tokens: int) -> tuple[float, float, float]:
+    """Log-sum-exp of the start logits and of the end logits, and the sum of the null position's logits."""
+    lowest = min(windows, key=lambda window: window.null_start + window.null_end)
+    starts, ends = (np.full(tokens + 1, -np.inf) for _ in range(2))
+    starts[tokens], ends[tokens] = lowest.null_start, lowest.null_end
+    for window in windows:
+        here = slice(window.first, window.first + len(window.start))
+        np.maximum(starts[here], window.start, out=starts[here])
+        np.maximum(ends[here], window.end, out=ends[here])
+    return _log_sum_exp(starts), _log_sum_exp(ends), float(lowest.null_start + lowest.null_end)
+
+
+def _log_sum_exp(values: Float64Array) -> float:
+    largest = values.max()
+    return float(largest + np.log(np.exp(values - largest).sum()))
+
+
+def _distinct_best(
+    windows: Sequence[WindowLogits],
+    bounds: tuple[Int64Array, Int64Array],
+    top_k: int,
+    max_answer_tokens: int,
+) -> list[tuple[float, int, int]]:
+    """The `top_k` best (sum of logits, start character, end character) with distinct characters."""
+    keep = 2 * top_k + 8
+    while True:
+        complete = True
+        found: list[tuple[float, int, int]] = []
+        for window in windows:
+            candidates, all_of_them = _window_candidates(window, bounds, keep, max_answer_tokens)
+            found.extend(candidates)
+            complete = complete and all_of_them
+        found.sort(key=lambda candidate: (-candidate[0], candidate[1], candidate[2]))
+        best: dict[tuple[int, int], float] = {}
+        for logit, start, end in found if complete else found[:keep]:
+            best.setdefault((start, end), logit)
+        if complete or len(best) >= top_k:
+            return [(logit, start, end) for (start, end), logit in best.items()][:top_k]
+        keep *= 4
+
+
+def _window_candidates(
+    window: WindowLogits, bounds: tuple[Int64Array, Int64Array], keep: int, max_answer_tokens: int
+) -> tuple[list[tuple[float, int, int]], bool]:
+    """The `keep` best spans of one window, and whether these are all that it has.
+
+    Only spans of legal length are scored: row i of a block holds the ends i, i + 1, … of start i, so the
+    work is tokens times max_answer_tokens, in blocks of bounded size.
+    """
+    tokens = len(window.start)
+    width = min(max_answer_tokens, tokens)
+    here = slice(window.first, window.first + tokens)
+    first_character, last_character = bounds[0][here], bounds[1][here]
+    starts = np.asarray(window.start, dtype=np.float64)
+    ends = np.concatenate([np.asarray(window.end, dtype=np.float64), np.full(width - 1, -np.inf)])
+    end_rows = np.lib.stride_tricks.sliding_window_view(ends, width)
+    character_rows = np.lib.stride_tricks.sliding_window_view(
+        np.concatenate([last_character, np.full(width - 1, -1)]), width
+    )
+    rows = max(1, _BLOCK_ELEMENTS // width)
+    found: list[tuple[float, int, int]] = []
+    complete = True
+    for top in range(0, tokens, rows):
+        block = slice(top, top + rows)
+        legal = first_character[block, None] < character_rows[block]
+        scores = np.where(legal, starts[block, None] + end_rows[block], -np.inf).ravel()
+        if scores.size > keep:
+            chosen = np.argpartition(scores, scores.size - keep)[scores.size - keep :]
+            complete = complete and not np.isfinite(scores[chosen]).all()
+        else:
+            chosen = np.arange(scores.size)
+        for index in chosen[np.isfinite(scores[chosen])]:
+            start, length = divmod(int(index), width)
+            found.append(
+                (
+                    float(scores[index]),
+                    int(first_character[top + start]),
+                    int(last_character[top + start + length]),
+                )
+            )
+    return found, complete

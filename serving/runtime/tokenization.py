@@ -1,0 +1,125 @@
+"""Texts to token ids and character offsets, without special tokens: those are the pipeline's to place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import CorruptBundle, EngineError, InvalidInput
+from .manifest import Manifest
+
+__all__ = ["EncodedText", "Tokenizer"]
+
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """A tokenized text.
+
+    Attributes:
+        ids: token ids, int64 `[tokens]`.
+        offsets: first character and one after the last of each token, in Unicode code points of the text as
+            it was given, int64 `[tokens, 2]`. Tokens that share a code point (byte-level BPE) all name it.
+    """
+
+    ids: Int64Array
+    offsets: Int64Array
+
+
+class Tokenizer:
+    """A bundle's `tokenizer.json`, with truncation and padding off whatever the file says.
+
+    A text cannot forge a special token: `</s>` in a document is encoded as the characters `<`, `/`, `s`, `>`.
+    """
+
+    def __init__(self, path: str | Path, manifest: Manifest) -> None:
+        """Load the tokenizer.
+
+        Args:
+            path: the `tokenizer.json`.
+            manifest: its bundle's manifest, which names the special tokens.
+
+        Raises:
+            EngineError: the package `tokenizers` is not installed.
+            CorruptBundle: the file cannot be read, or the manifest lacks the `cls` or `sep` token.
+        """
+        self._tokenizer = _load(Path(path))
+        special = manifest.special_tokens
+        missing = [role for role in ("cls", "sep") if role not in special]
+        if missing:
+            raise CorruptBundle(
+                f"the manifest names no {' and no '.join(missing)} token, which every Longformer input has; "
+                "export the bundle again"
+            )
+        self.cls_id = special["cls"]
+        self.sep_id = special["sep"]
+        # The unknown token is a legitimate encoding of text; the others are structure.
+        structural = {token for role, token in special.items() if role != "unk"} - {special.get("unk")}
+        self._structural = np.array(sorted(structural), dtype=np.int64)
+
+    def encode(self, text: str, name: str) -> EncodedText:
+        """Tokenize a text whole, without special tokens.
+
+        Args:
+            text: the text.
+            name: what it is (`text`, `question`, `context`), for messages.
+
+        Raises:
+            InvalidInput: not a string, empty, only whitespace, an embedded NUL, an unpaired surrogate, or
+                nothing that the vocabulary knows.
+        """
+        _check_text(text, name)
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        ids = np.array(encoding.ids, dtype=np.int64)
+        if ids.size == 0:
+            raise InvalidInput(f"the {name} has no token in the model's vocabulary; give another text")
+        forged = np.isin(ids, self._structural)
+        if forged.any():
+            token = encoding.tokens[int(forged.argmax())]
+            raise InvalidInput(
+                f"the {name} contains {token!r}, which this tokenizer reads as a special token; remove it"
+            )
+        return EncodedText(ids, np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2))
+
+
+def _load(path: Path) -> Any:
+    try:
+        from tokenizers import Tokenizer as FastTokenizer
+    except ImportError as error:
+        raise EngineError(
+            f"the package tokenizers cannot be imported ({error}); install 'longserve[serve]'"
+        ) from error
+    try:
+        tokenizer = FastTokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception, whatever went wrong
+        raise CorruptBundle(
+            f"{path} is not a tokenizer that this tokenizers release reads: {error}"
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _check_text(text: str, name: str) -> None:
+    if not isinstance(text, str):
+        raise InvalidInput(f"the {name} is of type {type(text).__name__}; give a string")
+    if not text:
+        raise InvalidInput(f"the {name} is empty; give at least one character")
+    if text.isspace():
+        raise InvalidInput(f"the {name} is only whitespace ({len(text)} characters); give some text")
+    position = text.find("\0")
+    if position >= 0:
+        raise InvalidInput(f"the {name} has a NUL character at index {position}; remove it")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"the {name} has an unpaired surrogate (U+{ord(text[error.start]):04X}) at index {error.start}, "
+            "which is no character; decode the text properly"
+        ) from None
