@@ -72,7 +72,7 @@ def find_global_tokens(segment: Tensor, is_global: Tensor, capacity: int | None)
     flag = is_global.to(torch.int64)
     rank = flag * (length - position)
     if capacity is None:
-        slots = torch.clamp(flag.sum(dim=1).amax(), min=1).item()
+        slots = torch.clamp(flag.sum(dim=1).amax(dim=0), min=1).item()
         assert isinstance(slots, int)
         torch._check(slots >= 1)
         torch._check(slots <= length)
@@ -83,7 +83,7 @@ def find_global_tokens(segment: Tensor, is_global: Tensor, capacity: int | None)
     used = ranks > 0
     row_start = torch.arange(rows, device=segment.device)[:, None] * length
     index = torch.where(used, found, 0) + row_start
-    slot_segment = torch.where(used, segment.reshape(-1)[index], _NO_SEGMENT)
+    slot_segment = torch.where(used, _take(segment, index), _NO_SEGMENT)
     row_slot = torch.arange(rows, device=segment.device)[:, None] * slots
     padding = segment == 0
     slot = torch.cumsum(flag, dim=1) - 1 + row_slot
@@ -139,9 +139,9 @@ def block_context(
     row_start = torch.arange(rows, device=device)[:, None, None] * length
     local_index = row_start + within_row
 
-    visible = torch.where(is_global | (segment == 0), _NO_SEGMENT, segment).reshape(-1)
+    visible = torch.where(is_global | (segment == 0), _NO_SEGMENT, segment)
     reachable = inside[:, :, None].expand(-1, -1, block_size).reshape(blocks, -1)
-    local_segment = torch.where(reachable, visible[local_index], _NO_SEGMENT)
+    local_segment = torch.where(reachable, _take(visible, local_index), _NO_SEGMENT)
 
     queries = torch.arange(block_size, device=device)[:, None]
     columns = torch.arange((2 * side + 1) * block_size, device=device)[None] - side * block_size
@@ -270,16 +270,15 @@ class LongformerSelfAttention(nn.Module):
         width = heads * size
         rows, queries = first.shape
         slots = tokens.index.shape[1]
-        flat_segment = segment.reshape(-1)
-        own_segment = flat_segment[first]
+        own_segment = _take(segment, first)
 
         reach = torch.arange(one_sided_window + 1, device=hidden.device)
         wanted = first[:, :, None] + reach
         row_end = (torch.arange(rows, device=hidden.device)[:, None, None] + 1) * segment.shape[1]
         inside = wanted < row_end
         local_index = torch.where(inside, wanted, 0)
-        visible = torch.where(is_global, _NO_SEGMENT, segment).reshape(-1)
-        local_segment = torch.where(inside, visible[local_index], _NO_SEGMENT)
+        visible = torch.where(is_global, _NO_SEGMENT, segment)
+        local_segment = torch.where(inside, _take(visible, local_index), _NO_SEGMENT)
         index = torch.cat([tokens.index[:, None].expand(-1, queries, -1), local_index], dim=-1)
         key_segment = torch.cat([tokens.segment[:, None].expand(-1, queries, -1), local_segment], dim=-1)
         columns = slots + one_sided_window + 1
@@ -296,9 +295,14 @@ class LongformerSelfAttention(nn.Module):
         local = (mean @ _per_head(v_weight, heads)).transpose(0, 1).reshape(-1, width) + v_bias
 
         from_global = self.global_rows(hidden, segment, first.reshape(-1), own_segment)
-        chosen = is_global.reshape(-1)[first.reshape(-1)][:, None]
+        chosen = torch.index_select(is_global.reshape(-1), 0, first.reshape(-1))[:, None]
         result = torch.where(chosen, from_global, local)
         return torch.where(own_segment.reshape(-1, 1) == 0, 0.0, result)
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    """Pick flat elements of `values`: exports as one Gather. *Shape:* that of `index`."""
+    return torch.index_select(values.reshape(-1), 0, index.reshape(-1)).reshape(index.shape)
 
 
 def _per_head(weight: Tensor, heads: int) -> Tensor:

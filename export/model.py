@@ -146,7 +146,8 @@ class _Core(nn.Module):
     def pad(self, values: Tensor, fill: int = 0) -> Tensor:
         """Pad the last axis to a multiple of the block size."""
         length = values.shape[-1]
-        target = -(-length // self.block_size) * self.block_size
+        # not the negative form of the same: ONNX's integer Div rounds towards zero, Python's // downwards
+        target = (length + self.block_size - 1) // self.block_size * self.block_size
         return nn.functional.pad(values, (0, target - length), value=fill)
 
 
@@ -248,8 +249,8 @@ class PackedModel(_Model):
         rows = core.layout(segment, core.pad(global_attention_mask)[None])
         written = (ids != core.pad_token_id).to(torch.int64)
         total = torch.cumsum(written, dim=0)
-        own_start = starts[torch.where(inside, number, 0)]
-        before = total[own_start] - written[own_start]
+        own_start = torch.index_select(starts, 0, torch.where(inside, number, 0))
+        before = torch.index_select(total - written, 0, own_start)
         positions = torch.where(inside, (total - before) * written, 0) + core.pad_token_id
         types = None if token_type_ids is None else core.pad(token_type_ids)[None]
         hidden = core.embed(ids[None], positions[None], types)
