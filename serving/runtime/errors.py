@@ -49,7 +49,14 @@ __all__ = [
 
 
 class ServingError(Exception):
-    """Root of everything that `longserve.serving` raises on purpose."""
+    """Root of everything that `longserve.serving` raises on purpose.
+
+    Attributes:
+        exit_code: exit status of the command line for it. The command treats any exception whose class has
+            one as raised on purpose and prints its message alone.
+    """
+
+    exit_code = 1
 
 
 class BundleError(ServingError):

@@ -1,0 +1,75 @@
+"""The three ports of a Triton server."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from ..runtime.errors import PortInUse, UnfitEnvironment
+
+__all__ = ["Ports"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """TCP ports of one server; 0 lets `resolve` pick a free one."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+    def __post_init__(self) -> None:
+        for name, port in self.items():
+            if not 0 <= port <= 65535:
+                raise PortInUse(f"the {name} port is {port}; give 1 to 65535, or 0 for a free one")
+        chosen = [port for _, port in self.items() if port]
+        if len(set(chosen)) < len(chosen):
+            listed = ", ".join(f"{name} {port}" for name, port in self.items())
+            raise PortInUse(f"the ports must differ but are {listed}")
+
+    def items(self) -> list[tuple[str, int]]:
+        """Name and port, in the order http, grpc, metrics."""
+        return [("http", self.http), ("grpc", self.grpc), ("metrics", self.metrics)]
+
+    def resolve(self, host: str) -> Ports:
+        """Check that every port is free on `host` and replace each 0 by a free port.
+
+        Raises:
+            PortInUse: names each taken port.
+            UnfitEnvironment: this machine has no such address, or the ports need more rights.
+        """
+        taken: list[str] = []
+        found: dict[str, int] = {}
+        with ExitStack() as held:  # hold all of them until the end, so that the free ones differ
+            for name, port in self.items():
+                try:
+                    found[name] = held.enter_context(_bound(host, port)).getsockname()[1]
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE:
+                        raise UnfitEnvironment(
+                            f"cannot listen on {host} port {port} ({name}): {error.strerror or error}; "
+                            "give another --host or port"
+                        ) from error
+                    taken.append(f"{port} ({name})")
+        if taken:
+            raise PortInUse(
+                f"taken on {host}: port {', port '.join(taken)}; stop what listens there, or choose others with "
+                "--http-port, --grpc-port and --metrics-port (0 picks a free one)"
+            )
+        return Ports(**found)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # As servers do: a port whose old connections are in TIME_WAIT is free.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1)
+    except OSError:
+        listener.close()
+        raise
+    return listener
