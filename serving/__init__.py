@@ -1,1 +1,123 @@
-"""longserve.serving: bundle → engine → Triton repository → client. No torch, no transformers."""
+"""longserve.serving: bundle → engine → Triton repository → client. No torch, no transformers.
+
+The names below are the public ones. Each is imported when it is first used, so that a client does not pay
+for the engine, nor a command for either.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client import Client, LocalClient
+    from .runtime.bundle import Bundle
+    from .runtime.engine import OnnxRuntimeEngine, SessionSettings, encode, open_packed_engine
+    from .runtime.errors import (
+        BundleError,
+        BundleNotFound,
+        CorruptBundle,
+        DeadlineExceeded,
+        EngineError,
+        IncompatibleBundle,
+        InferenceFailed,
+        InvalidInput,
+        ModelNotFound,
+        Overloaded,
+        PortInUse,
+        RepositoryError,
+        RequestError,
+        ServerError,
+        ServerFailed,
+        ServerUnavailable,
+        ServingError,
+        TritonNotFound,
+        UnfitEnvironment,
+    )
+    from .runtime.manifest import GlobalAttention, Layout, Manifest, Precision, ProblemType, Task
+    from .runtime.options import ClassificationOptions, QuestionAnsweringOptions
+    from .runtime.packing import EncoderOutput, EncoderSequence
+    from .runtime.results import Answer, Classification
+
+_MODULES = {
+    ".client": ("Client", "LocalClient"),
+    ".runtime.bundle": ("Bundle",),
+    ".runtime.engine": ("OnnxRuntimeEngine", "SessionSettings", "encode", "open_packed_engine"),
+    ".runtime.errors": (
+        "BundleError",
+        "BundleNotFound",
+        "CorruptBundle",
+        "DeadlineExceeded",
+        "EngineError",
+        "IncompatibleBundle",
+        "InferenceFailed",
+        "InvalidInput",
+        "ModelNotFound",
+        "Overloaded",
+        "PortInUse",
+        "RepositoryError",
+        "RequestError",
+        "ServerError",
+        "ServerFailed",
+        "ServerUnavailable",
+        "ServingError",
+        "TritonNotFound",
+        "UnfitEnvironment",
+    ),
+    ".runtime.manifest": ("GlobalAttention", "Layout", "Manifest", "Precision", "ProblemType", "Task"),
+    ".runtime.options": ("ClassificationOptions", "QuestionAnsweringOptions"),
+    ".runtime.packing": ("EncoderOutput", "EncoderSequence"),
+    ".runtime.results": ("Answer", "Classification"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "Answer",
+    "Bundle",
+    "BundleError",
+    "BundleNotFound",
+    "Classification",
+    "ClassificationOptions",
+    "Client",
+    "CorruptBundle",
+    "DeadlineExceeded",
+    "EncoderOutput",
+    "EncoderSequence",
+    "EngineError",
+    "GlobalAttention",
+    "IncompatibleBundle",
+    "InferenceFailed",
+    "InvalidInput",
+    "Layout",
+    "LocalClient",
+    "Manifest",
+    "ModelNotFound",
+    "OnnxRuntimeEngine",
+    "Overloaded",
+    "PortInUse",
+    "Precision",
+    "ProblemType",
+    "QuestionAnsweringOptions",
+    "RepositoryError",
+    "RequestError",
+    "ServerError",
+    "ServerFailed",
+    "ServerUnavailable",
+    "ServingError",
+    "SessionSettings",
+    "Task",
+    "TritonNotFound",
+    "UnfitEnvironment",
+    "encode",
+    "open_packed_engine",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,202 @@
+"""`longserve classify` and `longserve ask`: texts from files to a server, or to a bundle in this process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..runtime.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from ..client import Client, LocalClient
+    from ..runtime.results import Answer, Classification
+
+__all__ = ["ask_command", "classify_command"]
+
+_DEFAULT_URL = "grpc://127.0.0.1:8001"
+_CONCURRENCY = 16
+_Result = TypeVar("_Result")
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
+
+
+def _shared_options(command: _Command) -> _Command:
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document a line, one per file."),
+        click.option(
+            "--top-k", type=click.IntRange(min=1), default=1, show_default=True, help="Results per file."
+        ),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            help="Seconds until a server must have answered.  [default: 60]",
+        ),
+        click.option("--model", help="Name of the server's text model, if it is not the demo's."),
+        click.option(
+            "--bundle", type=click.Path(), help="Run this bundle in-process instead of asking a server."
+        ),
+        click.option(
+            "--url", help=f"Server: grpc://HOST:PORT or http://HOST:PORT.  [default: {_DEFAULT_URL}]"
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("classify")
+@_shared_options
+@click.argument("files", metavar="FILE...|-", nargs=-1, required=True, type=_FILE)
+def classify_command(
+    url: str | None,
+    bundle: str | None,
+    model: str | None,
+    timeout: float | None,
+    top_k: int,
+    as_json: bool,
+    files: tuple[str, ...],
+) -> None:
+    """Label the text of each FILE (UTF-8; - is standard input)."""
+    remote = _remote_options(url, bundle, model, timeout)
+    with _open_client(url, bundle) as client:
+
+        def classify(text: str) -> Classification:
+            return client.classify(text, top_k=top_k, **remote)
+
+        results = _each(files, classify, concurrency=1 if bundle else _CONCURRENCY)
+        if as_json:
+            _print_lines(json.dumps({"file": name, **asdict(result)}) for name, result in results)
+        else:
+            _print_rows(
+                ("file", "label", "score", "tokens", "windows"),
+                (
+                    (name, label, f"{score:.4f}", str(result.tokens), str(result.windows))
+                    for name, result in results
+                    for label, score in result.scores.items()
+                ),
+            )
+
+
+@click.command("ask")
+@_shared_options
+@click.argument("question")
+@click.argument("file", metavar="FILE|-", type=_FILE)
+def ask_command(
+    url: str | None,
+    bundle: str | None,
+    model: str | None,
+    timeout: float | None,
+    top_k: int,
+    as_json: bool,
+    question: str,
+    file: str,
+) -> None:
+    """Answer QUESTION from the text of FILE (UTF-8; - is standard input)."""
+    remote = _remote_options(url, bundle, model, timeout)
+    with _open_client(url, bundle) as client:
+
+        def ask(text: str) -> list[Answer]:
+            return client.answer(question, text, top_k=top_k, **remote)
+
+        results = _each((file,), ask, concurrency=1)
+        if as_json:
+            _print_lines(
+                json.dumps({"file": name, "question": question, "answers": [asdict(a) for a in answers]})
+                for name, answers in results
+            )
+        else:
+            _print_rows(
+                ("answer", "score", "start", "end", "tokens", "windows"),
+                (
+                    (a.answer, f"{a.score:.4f}", str(a.start), str(a.end), str(a.tokens), str(a.windows))
+                    for _, answers in results
+                    for a in answers
+                ),
+            )
+
+
+def _remote_options(
+    url: str | None, bundle: str | None, model: str | None, timeout: float | None
+) -> dict[str, Any]:
+    """Return the options that only a server's client takes, after checking that they go together."""
+    if bundle is None:
+        return {"model": model, "timeout": timeout}
+    for name, value in (("--url", url), ("--model", model), ("--timeout", timeout)):
+        if value is not None:
+            raise click.UsageError(f"{name} is for a server; leave it out with --bundle")
+    return {}
+
+
+def _open_client(url: str | None, bundle: str | None) -> Client | LocalClient:
+    if bundle is not None:
+        from ..client import LocalClient
+
+        return LocalClient(bundle)
+    from ..client import Client
+
+    return Client(url or _DEFAULT_URL)
+
+
+def _each(
+    files: Sequence[str], run: Callable[[str], _Result], *, concurrency: int
+) -> Iterator[tuple[str, _Result]]:
+    """Run each file's text, several at a time, and yield file name and result in the files' order."""
+
+    def one(file: str) -> _Result:
+        text = _read(file)
+        try:
+            return run(text)
+        except InvalidInput as error:
+            raise InvalidInput(f"{_shown(file)}: {error}") from error
+
+    with ThreadPoolExecutor(min(concurrency, len(files))) as executor:
+        yield from zip(files, executor.map(one, files), strict=True)
+
+
+def _read(file: str) -> str:
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{_shown(file)} cannot be read: {error.strerror}") from error
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"{_shown(file)} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}; convert it"
+        ) from error
+
+
+def _shown(file: str) -> str:
+    return "standard input" if file == "-" else file
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+def _print_rows(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Print a table on a terminal, else tab-separated lines without a header as they come."""
+    if not sys.stdout.isatty():
+        _print_lines("\t".join(map(_printable, row)) for row in rows)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*(Text(_printable(cell)) for cell in row))
+    Console().print(table)
+
+
+def _printable(text: str) -> str:
+    """Put a space for what would break the line or steer the terminal; --json has the exact text."""
+    return "".join(character if character.isprintable() else " " for character in text)
