@@ -29,7 +29,7 @@ __all__ = [
 class ExportError(Exception):
     """Root of everything that `longserve.export` raises on purpose."""
 
-    longserve_error = True
+    exit_code = 1
 
 
 class CheckpointError(ExportError):

@@ -1,4 +1,4 @@
-"""Sequences of mixed length, laid end to end: the `packed` layout's inputs and outputs."""
+"""Sequences of mixed length as the inputs of either layout, and its outputs as results of sequences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .errors import InvalidInput
 from .manifest import Manifest, Task
 
-__all__ = ["EncoderOutput", "EncoderSequence", "check_sequence", "pack", "unpack"]
+__all__ = ["EncoderOutput", "EncoderSequence", "check_sequence", "pack", "pad", "unpack", "unpad"]
 
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
@@ -40,6 +40,10 @@ class EncoderOutput:
     logits: Float32Array | None = None
     start_logits: Float32Array | None = None
     end_logits: Float32Array | None = None
+
+    def vectors(self) -> list[Float32Array]:
+        """Return the vectors of logits that are there, in the order above."""
+        return [v for v in (self.logits, self.start_logits, self.end_logits) if v is not None]
 
 
 def check_sequence(sequence: EncoderSequence, manifest: Manifest) -> None:
@@ -90,13 +94,7 @@ def pack(sequences: Sequence[EncoderSequence], manifest: Manifest) -> dict[str, 
     Raises:
         InvalidInput: there is no sequence, or one is unfit (`check_sequence`), named by its index.
     """
-    if not sequences:
-        raise InvalidInput("there is no sequence to run; give at least one")
-    for index, sequence in enumerate(sequences):
-        try:
-            check_sequence(sequence, manifest)
-        except InvalidInput as error:
-            raise InvalidInput(f"sequence {index}: {error}") if len(sequences) > 1 else error from None
+    _check_sequences(sequences, manifest)
     lengths = [sequence.input_ids.size for sequence in sequences]
     feeds: dict[str, npt.NDArray[np.generic]] = {
         "input_ids": np.concatenate([s.input_ids for s in sequences]),
@@ -126,6 +124,57 @@ def unpack(
     starts = np.split(np.asarray(outputs["start_logits"], dtype=np.float32), bounds)
     ends = np.split(np.asarray(outputs["end_logits"], dtype=np.float32), bounds)
     return [EncoderOutput(start_logits=s, end_logits=e) for s, e in zip(starts, ends, strict=True)]
+
+
+def pad(sequences: Sequence[EncoderSequence], manifest: Manifest) -> dict[str, npt.NDArray[np.generic]]:
+    """Lay sequences in rows as the inputs of the padded graph, shorter ones padded on the right.
+
+    Returns:
+        `input_ids`, `attention_mask`, `global_attention_mask` (and `token_type_ids` where the model takes
+        them), int64 `[batch, sequence]`.
+
+    Raises:
+        InvalidInput: there is no sequence, or one is unfit (`check_sequence`), named by its index.
+    """
+    _check_sequences(sequences, manifest)
+    shape = (len(sequences), max(sequence.input_ids.size for sequence in sequences))
+    feeds: dict[str, npt.NDArray[np.generic]] = {
+        "input_ids": np.full(shape, manifest.special_tokens["pad"], dtype=np.int64),
+        "attention_mask": np.zeros(shape, dtype=np.int64),
+        "global_attention_mask": np.zeros(shape, dtype=np.int64),
+    }
+    if manifest.type_vocab_size > 1:
+        feeds["token_type_ids"] = np.zeros(shape, dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        length = sequence.input_ids.size
+        feeds["attention_mask"][row, :length] = 1
+        for name, array in _named(sequence):
+            feeds[name][row, :length] = array
+    return feeds
+
+
+def unpad(
+    outputs: Mapping[str, npt.NDArray[np.generic]], lengths: Sequence[int], task: Task
+) -> list[EncoderOutput]:
+    """Split the padded graph's outputs into one result per sequence (inverse of `pad`)."""
+    if task is Task.TEXT_CLASSIFICATION:
+        return [EncoderOutput(logits=row) for row in np.asarray(outputs["logits"], dtype=np.float32)]
+    starts = np.asarray(outputs["start_logits"], dtype=np.float32)
+    ends = np.asarray(outputs["end_logits"], dtype=np.float32)
+    return [
+        EncoderOutput(start_logits=start[:length], end_logits=end[:length])
+        for start, end, length in zip(starts, ends, lengths, strict=True)
+    ]
+
+
+def _check_sequences(sequences: Sequence[EncoderSequence], manifest: Manifest) -> None:
+    if not sequences:
+        raise InvalidInput("there is no sequence to run; give at least one")
+    for index, sequence in enumerate(sequences):
+        try:
+            check_sequence(sequence, manifest)
+        except InvalidInput as error:
+            raise InvalidInput(f"sequence {index}: {error}") if len(sequences) > 1 else error from None
 
 
 def _named(sequence: EncoderSequence) -> list[tuple[str, Int64Array]]:

@@ -1,0 +1,292 @@
+"""From a checkpoint to a validated bundle."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from longserve.serving.runtime.bundle import Bundle
+from longserve.serving.runtime.engine import CPU_PROVIDER, OnnxRuntimeEngine, SessionSettings
+from longserve.serving.runtime.manifest import (
+    SCHEMA_VERSION,
+    GlobalAttention,
+    GraphSpec,
+    Layout,
+    Manifest,
+    Precision,
+    Task,
+    TensorSpec,
+)
+
+from .bundle_writer import check_target, file_records, staged_directory, write_manifest
+from .checkpoint import Checkpoint, load_checkpoint
+from .errors import ExportError, OutputError
+from .exporter_config import LongformerExporterConfig, exporter_config
+from .graph import DEFAULT_OPSET, export_graph
+from .model import PackedModel, PaddedModel, choose_block_size, longest_sequence
+from .parity import ParityReport, check_parity
+from .progress import Progress
+from .quantization import quantize_models
+from .weights import save_models
+
+__all__ = ["ExportResult", "ExportSettings", "export_bundle", "validate_bundle"]
+
+GRAPH_FILES = {Layout.PADDED: "model.onnx", Layout.PACKED: "model.packed.onnx"}
+_TOOLS = ("torch", "transformers", "optimum", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSettings:
+    """How to export.
+
+    Attributes:
+        precision: arithmetic of the weights.
+        max_length: longest sequence to allow, in tokens; None: what the checkpoint's positions allow.
+        max_global_tokens: fix the number of global slots of the padded graph, for engines that need it;
+            None: any number.
+        block_size: tokens per block of local attention; None: chosen by the attention window.
+        opset: ONNX opset.
+        validate: compare with PyTorch, and write nothing if the comparison fails.
+    """
+
+    precision: Precision = Precision.FP32
+    max_length: int | None = None
+    max_global_tokens: int | None = None
+    block_size: int | None = None
+    opset: int = DEFAULT_OPSET
+    validate: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "max_global_tokens", "block_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ExportError(f"{name} is {value}; give a positive number of tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportResult:
+    """What was written, and the comparison that let it pass (None if it was not made)."""
+
+    path: Path
+    manifest: Manifest
+    parity: ParityReport | None
+
+
+def export_bundle(
+    source: str,
+    task: Task,
+    output: str | Path,
+    *,
+    settings: ExportSettings | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Export a checkpoint to a bundle.
+
+    Args:
+        source: hub id or local directory.
+        task: the task of its head.
+        output: the bundle's directory; it appears only when the bundle is complete and validated.
+        settings: see `ExportSettings`.
+        revision: branch, tag or commit of a hub repository.
+        overwrite: replace a bundle that is already there.
+        progress: is told of the stages.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+        GraphError: the exported graph is not what was asked for.
+        ParityFailed: the exported model does not give PyTorch's results.
+        OutputError: the bundle cannot be written.
+    """
+    chosen, target = settings or ExportSettings(), Path(output)
+    report = progress or _NoProgress()
+    check_target(target, overwrite=overwrite)
+    report.stage("load checkpoint")
+    checkpoint = load_checkpoint(source, task, revision=revision)
+    manifest = _describe(checkpoint, chosen)
+    with staged_directory(target, overwrite=overwrite) as stage:
+        _check_space(checkpoint, stage)
+        _write_models(checkpoint, manifest, stage, report)
+        checkpoint.config.to_json_file(stage / "config.json")
+        if checkpoint.tokenizer is not None:
+            checkpoint.tokenizer.backend_tokenizer.save(str(stage / "tokenizer.json"))
+        parity = None
+        if chosen.validate:
+            parity = _compare(checkpoint, manifest, stage, SessionSettings(), report)
+            (stage / "parity.json").write_text(parity.to_json(), encoding="utf-8")
+            parity.raise_if_failed()
+        report.stage("write bundle")
+        manifest = replace(
+            manifest,
+            files=file_records(stage),
+            parity=None if parity is None else parity.summary(),
+        )
+        write_manifest(stage, manifest)
+    return ExportResult(path=target, manifest=manifest, parity=parity)
+
+
+def validate_bundle(
+    bundle: Bundle,
+    reference: str,
+    *,
+    revision: str | None = None,
+    provider: str = CPU_PROVIDER,
+    seed: int = 1,
+    progress: Progress | None = None,
+) -> ParityReport:
+    """Compare a bundle with a checkpoint on this machine.
+
+    Args:
+        bundle: the bundle.
+        reference: hub id or local directory of the checkpoint that it was exported from.
+        revision: of a hub repository; None: the revision that the manifest names.
+        provider: ONNX Runtime execution provider to run the bundle on.
+        seed: of the random inputs; the export itself used 0.
+        progress: is told of the stages.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used, or is not of the bundle's shape.
+        EngineError: the provider is not there.
+    """
+    report = progress or _NoProgress()
+    report.stage("load checkpoint")
+    manifest = bundle.manifest
+    checkpoint = load_checkpoint(reference, manifest.task, revision=revision or manifest.revision)
+    found = _describe(checkpoint, ExportSettings(precision=manifest.precision))
+    for name in ("vocab_size", "type_vocab_size", "attention_window", "labels"):
+        if getattr(found, name) != getattr(manifest, name):
+            raise ExportError(
+                f"{reference} has {name} {getattr(found, name)}, the bundle {getattr(manifest, name)}; "
+                "give the checkpoint that the bundle was exported from"
+            )
+    return _compare(checkpoint, manifest, bundle.path, SessionSettings(provider=provider), report, seed=seed)
+
+
+def _compare(
+    checkpoint: Checkpoint,
+    manifest: Manifest,
+    directory: Path,
+    session: SessionSettings,
+    progress: Progress,
+    *,
+    seed: int = 0,
+) -> ParityReport:
+    engines = {
+        layout: OnnxRuntimeEngine(directory / file, session) for layout, file in GRAPH_FILES.items()
+    }
+    return check_parity(checkpoint.model, engines, manifest, seed=seed, progress=progress)
+
+
+def _write_models(checkpoint: Checkpoint, manifest: Manifest, stage: Path, progress: Progress) -> None:
+    models: dict[str, ir.Model] = {}
+    for layout, file in GRAPH_FILES.items():
+        progress.stage(f"export {layout.value} graph")
+        made = PaddedModel if layout is Layout.PADDED else PackedModel
+        capacity = manifest.max_global_tokens if layout is Layout.PADDED else None
+        module = made(checkpoint.model, block_size=manifest.block_size, max_global_tokens=capacity)
+        models[file] = export_graph(
+            module, checkpoint.config, checkpoint.task, layout, opset=manifest.opset
+        )
+    if manifest.precision is Precision.INT8:
+        progress.stage("quantize")
+        models = quantize_models(models, stage)
+    progress.stage("write weights")
+    save_models(models, stage)
+
+
+def _describe(checkpoint: Checkpoint, settings: ExportSettings) -> Manifest:
+    """Return the manifest, still without files and parity."""
+    config = checkpoint.config
+    longest = longest_sequence(config.max_position_embeddings, config.pad_token_id)
+    if settings.max_length is not None and settings.max_length > longest:
+        raise ExportError(
+            f"max_length {settings.max_length} is more than the checkpoint's {longest} positions; "
+            f"give at most {longest}"
+        )
+    window = checkpoint.attention_window
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        task=checkpoint.task,
+        model_id=checkpoint.model_id,
+        revision=checkpoint.revision,
+        architecture="longformer",
+        attention_window=window,
+        max_length=settings.max_length or longest,
+        block_size=settings.block_size or choose_block_size(window),
+        max_global_tokens=settings.max_global_tokens,
+        vocab_size=config.vocab_size,
+        type_vocab_size=config.type_vocab_size,
+        graphs=tuple(
+            _graph_spec(exporter_config(config, checkpoint.task, layout), file, config.num_labels)
+            for layout, file in GRAPH_FILES.items()
+        ),
+        labels=checkpoint.labels,
+        problem_type=checkpoint.problem_type,
+        special_tokens=checkpoint.special_tokens,
+        global_attention=(
+            GlobalAttention.FIRST_TOKEN
+            if checkpoint.task is Task.TEXT_CLASSIFICATION
+            else GlobalAttention.QUESTION
+        ),
+        precision=settings.precision,
+        opset=settings.opset,
+        tools=_tool_versions(),
+        files=(),
+        parity=None,
+        has_tokenizer=checkpoint.tokenizer is not None,
+    )
+
+
+def _graph_spec(description: LongformerExporterConfig, file: str, labels: int) -> GraphSpec:
+    inputs = tuple(
+        TensorSpec(
+            name=name,
+            dtype="int32" if name == "sequence_ends" else "int64",
+            axes=tuple(axes[axis] for axis in sorted(axes)),
+        )
+        for name, axes in description.inputs.items()
+    )
+    outputs = tuple(
+        TensorSpec(
+            name=name,
+            dtype="float32",
+            axes=(*(axes[axis] for axis in sorted(axes)), *((labels,) if name == "logits" else ())),
+        )
+        for name, axes in description.outputs.items()
+    )
+    return GraphSpec(file=file, layout=description.layout, inputs=inputs, outputs=outputs)
+
+
+def _tool_versions() -> dict[str, str]:
+    versions = {"longserve": importlib.metadata.version("longserve")}
+    for name in _TOOLS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _check_space(checkpoint: Checkpoint, directory: Path) -> None:
+    needed = sum(parameter.nbytes for parameter in checkpoint.model.parameters())
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise OutputError(
+            f"{directory.parent} has {free / 1e6:.0f} MB free, but the weights alone take "
+            f"{needed / 1e6:.0f} MB; free some space or choose another output"
+        )
+
+
+class _NoProgress:
+    """Tells nobody."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        return
+
+    def advance(self) -> None:
+        return

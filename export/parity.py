@@ -1,0 +1,256 @@
+"""Comparing an exported model with the stock PyTorch model, case by case, in both layouts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
+
+from longserve.serving.runtime.engine import Engine
+from longserve.serving.runtime.manifest import Layout, Manifest, ParitySummary, Precision, Task
+from longserve.serving.runtime.packing import EncoderSequence, pack, pad, unpack, unpad
+
+from .errors import ParityFailed
+from .parity_cases import ParityCase, default_lengths, make_cases, make_sequences
+from .progress import Progress
+
+__all__ = ["TOLERANCES", "CaseResult", "ParityReport", "Tolerance", "check_parity", "reference_logits"]
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """What a case may differ by.
+
+    Attributes:
+        max_relative: bound on `max_abs / max(1, largest reference logit of the case)`.
+        min_cosine: bound on the cosine similarity of a case's logits.
+    """
+
+    max_relative: float
+    min_cosine: float
+
+
+TOLERANCES: Mapping[Precision, Tolerance] = {
+    Precision.FP32: Tolerance(max_relative=1e-5, min_cosine=0.999999),
+    Precision.INT8: Tolerance(max_relative=0.25, min_cosine=0.95),
+}
+"""The tolerance of each precision, always against PyTorch in float32.
+
+int8's row is wide because the grid's random ids are harder than text and its bound is on the worst logit of
+all; what it does to a user's predictions is measured with `longserve validate --texts`.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseResult:
+    """One case in one layout.
+
+    Attributes:
+        case: the case's name.
+        layout: `padded` or `packed`.
+        scale: largest absolute reference logit.
+        max_abs: largest absolute difference.
+        max_relative: `max_abs / max(1, scale)`.
+        cosine: cosine similarity of all logits of the case.
+        predictions: number of predictions (labels; start and end positions).
+        agreeing: how many of them are equal.
+        finite: whether every result is a finite number.
+    """
+
+    case: str
+    layout: str
+    scale: float
+    max_abs: float
+    max_relative: float
+    cosine: float
+    predictions: int
+    agreeing: int
+    finite: bool
+
+    def passes(self, tolerance: Tolerance) -> bool:
+        """Whether the case is within the tolerance."""
+        return (
+            self.finite and self.max_relative <= tolerance.max_relative and self.cosine >= tolerance.min_cosine
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityReport:
+    """All cases of one comparison."""
+
+    runs_on: str
+    precision: Precision
+    tolerance: Tolerance
+    results: tuple[CaseResult, ...]
+
+    @property
+    def worst(self) -> CaseResult:
+        """The case with the largest relative difference; one that is not finite is worse than any other."""
+        return max(self.results, key=lambda r: (not r.finite, r.max_relative))
+
+    @property
+    def failures(self) -> tuple[CaseResult, ...]:
+        """The cases outside the tolerance."""
+        return tuple(result for result in self.results if not result.passes(self.tolerance))
+
+    def summary(self) -> ParitySummary:
+        """Return the figures that the manifest keeps."""
+        predictions = sum(result.predictions for result in self.results)
+        return ParitySummary(
+            provider=self.runs_on,
+            cases=len(self.results),
+            worst_case=f"{self.worst.layout} {self.worst.case}",
+            max_abs=max(result.max_abs for result in self.results),
+            max_relative=self.worst.max_relative,
+            min_cosine=min(result.cosine for result in self.results),
+            argmax_agreement=sum(result.agreeing for result in self.results) / predictions,
+            tolerance=self.tolerance.max_relative,
+        )
+
+    def to_json(self) -> str:
+        """Return the report as indented JSON, ending in a newline."""
+        data = {
+            "runs_on": self.runs_on,
+            "precision": self.precision.value,
+            "tolerance": dataclasses.asdict(self.tolerance),
+            "summary": dataclasses.asdict(self.summary()),
+            "failures": [dataclasses.asdict(result) for result in self.failures],
+            "results": [dataclasses.asdict(result) for result in self.results],
+        }
+        return json.dumps(data, indent=1, sort_keys=True) + "\n"
+
+    def raise_if_failed(self) -> None:
+        """Raise `ParityFailed`, naming the worst case, if any case is outside the tolerance."""
+        if not self.failures:
+            return
+        worst = max(self.failures, key=lambda r: (not r.finite, r.max_relative))
+        detail = (
+            f"largest difference {worst.max_abs:.3g} of logits up to {worst.scale:.3g} (relative "
+            f"{worst.max_relative:.3g}, allowed {self.tolerance.max_relative:.3g}), cosine {worst.cosine:.6f} "
+            f"(at least {self.tolerance.min_cosine:.6g})"
+            if worst.finite
+            else "a result is not finite"
+        )
+        raise ParityFailed(
+            f"{len(self.failures)} of {len(self.results)} cases differ from PyTorch in {self.precision.value} on "
+            f"{self.runs_on}; the worst is {worst.case} in the {worst.layout} layout: {detail}"
+        )
+
+
+def check_parity(
+    model: PreTrainedModel,
+    engines: Mapping[Layout, Engine],
+    manifest: Manifest,
+    *,
+    lengths: Sequence[int] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ParityReport:
+    """Compare engines with the stock model.
+
+    Args:
+        model: the stock transformers model, float32, in evaluation mode.
+        engines: an engine for each layout to be compared.
+        manifest: what the bundle says of itself.
+        lengths: lengths to test instead of `default_lengths`.
+        seed: of the random inputs.
+        progress: is told of every case.
+
+    Returns:
+        The report. It does not raise for differences; see `ParityReport.raise_if_failed`.
+    """
+    chosen = lengths or default_lengths(manifest.attention_window, manifest.block_size, manifest.max_length)
+    cases = make_cases(chosen, seed=seed)
+    results = []
+    if progress is not None:
+        progress.stage("compare with PyTorch", len(cases))
+    for case in cases:
+        rows = make_sequences(
+            case,
+            vocab_size=manifest.vocab_size,
+            pad_token_id=manifest.special_tokens["pad"],
+            type_vocab_size=manifest.type_vocab_size,
+            max_global_tokens=manifest.max_global_tokens,
+        )
+        reference = reference_logits(model, rows, manifest)
+        for layout, engine in engines.items():
+            actual = _engine_logits(engine, layout, rows, manifest)
+            results.append(_compare(case, layout, reference, actual))
+        if progress is not None:
+            progress.advance()
+    return ParityReport(
+        runs_on=next(iter(engines.values())).runs_on,
+        precision=manifest.precision,
+        tolerance=TOLERANCES[manifest.precision],
+        results=tuple(results),
+    )
+
+
+def reference_logits(
+    model: PreTrainedModel, rows: Sequence[EncoderSequence], manifest: Manifest
+) -> list[list[FloatArray]]:
+    """Run the stock model on one padded batch.
+
+    Returns:
+        For each row its vectors of logits at unpadded positions: `[logits]`, or `[start, end]`.
+    """
+    feeds = {name: torch.from_numpy(array) for name, array in pad(rows, manifest).items()}
+    with torch.inference_mode():
+        outputs = model(**feeds)
+    names = ("logits",) if manifest.task is Task.TEXT_CLASSIFICATION else ("start_logits", "end_logits")
+    arrays = {name: getattr(outputs, name).numpy() for name in names}
+    return [o.vectors() for o in unpad(arrays, [r.input_ids.size for r in rows], manifest.task)]
+
+
+def _engine_logits(
+    engine: Engine, layout: Layout, rows: Sequence[EncoderSequence], manifest: Manifest
+) -> list[list[FloatArray]]:
+    lengths = [row.input_ids.size for row in rows]
+    if layout is Layout.PADDED:
+        outputs = unpad(engine.run(pad(rows, manifest)), lengths, manifest.task)
+    else:
+        outputs = unpack(engine.run(pack(rows, manifest)), lengths, manifest.task)
+    return [output.vectors() for output in outputs]
+
+
+def _compare(
+    case: ParityCase, layout: Layout, reference: list[list[FloatArray]], actual: list[list[FloatArray]]
+) -> CaseResult:
+    expected = np.concatenate([vector.ravel() for row in reference for vector in row])
+    found = np.concatenate([vector.ravel() for row in actual for vector in row])
+    if expected.shape != found.shape:
+        raise ParityFailed(
+            f"case {case.name} in the {layout.value} layout gives {found.size} logits, PyTorch {expected.size}"
+        )
+    finite = bool(np.isfinite(found).all())
+    scale = float(np.abs(expected).max())
+    max_abs = float(np.abs(expected - found).max()) if finite else float("inf")
+    pairs = [(e, a) for r, f in zip(reference, actual, strict=True) for e, a in zip(r, f, strict=True)]
+    return CaseResult(
+        case=case.name,
+        layout=layout.value,
+        scale=scale,
+        max_abs=max_abs,
+        max_relative=max_abs / max(1.0, scale),
+        cosine=_cosine(expected, found) if finite else -1.0,
+        predictions=len(pairs),
+        agreeing=sum(int(e.argmax() == a.argmax()) for e, a in pairs),
+        finite=finite,
+    )
+
+
+def _cosine(expected: FloatArray, found: FloatArray) -> float:
+    """Cosine similarity in double precision; 1 for a single logit, which has no direction."""
+    if expected.size < 2:
+        return 1.0
+    first, second = expected.astype(np.float64), found.astype(np.float64)
+    norm = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(first @ second) / norm if norm > 0 else 1.0

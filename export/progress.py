@@ -1,0 +1,69 @@
+"""How the long steps of an export tell where they are."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Protocol
+
+__all__ = ["Progress", "TerminalProgress"]
+
+
+class Progress(Protocol):
+    """Is told of the stages of a long operation."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """A stage begins; `total` is its number of steps, None if it has none to count."""
+
+    def advance(self) -> None:
+        """One step of the stage is done."""
+
+
+class TerminalProgress(AbstractContextManager["TerminalProgress"]):
+    """Progress bars on standard error. Where that is no terminal, one line per stage."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
+
+        self._console = Console(stderr=True)
+        self._bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task: int | None = None
+
+    def __enter__(self) -> TerminalProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._finish()
+        self._bars.stop()
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Begin a stage."""
+        self._finish()
+        if self._bars.disable:
+            self._console.print(f"{name} …", highlight=False)
+        self._task = self._bars.add_task(name, total=total)
+
+    def advance(self) -> None:
+        """Count one step."""
+        if self._task is not None:
+            self._bars.advance(self._task)  # type: ignore[arg-type]
+
+    def _finish(self) -> None:
+        if self._task is not None:
+            task = self._bars.tasks[self._task]
+            total = task.total if task.total is not None else 1
+            self._bars.update(task.id, total=total, completed=total)

@@ -1,0 +1,78 @@
+"""Random checkpoints for tests: any size, window, label count; weights with the spread of trained ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+WORDS = (
+    "the quick brown fox jumps over the lazy dog while every invoice of the northern harbour was paid in "
+    "silver by the miller of the valley who counted seven lanterns and two bridges before the winter came"
+)
+
+
+def train_tokenizer(directory: Path, *, vocab_size: int = 320) -> int:
+    """Write a byte-level BPE tokenizer with Longformer's special tokens; return its vocabulary's size."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(
+        [WORDS] * 20,
+        vocab_size=vocab_size,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        show_progress=False,
+    )
+    tokenizer.save_model(str(directory))
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "LongformerTokenizer", "model_max_length": 4096}), encoding="utf-8"
+    )
+    return int(tokenizer.get_vocab_size())
+
+
+def make_model(task: str, *, seed: int = 0, **config: Any) -> Any:
+    """Return a stock model with random weights, wide enough that attention is far from uniform."""
+    import torch
+    from transformers import (
+        LongformerConfig,
+        LongformerForQuestionAnswering,
+        LongformerForSequenceClassification,
+    )
+
+    settings: dict[str, Any] = {
+        "vocab_size": 320,
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 96,
+        "max_position_embeddings": 514,
+        "attention_window": [16, 32, 16],
+        "type_vocab_size": 1,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "sep_token_id": 2,
+    }
+    settings.update(config)
+    kinds = {
+        "text-classification": LongformerForSequenceClassification,
+        "question-answering": LongformerForQuestionAnswering,
+    }
+    torch.manual_seed(seed)
+    model = kinds[task](LongformerConfig(**settings)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 1.0 / parameter.shape[-1] ** 0.5)
+            elif "LayerNorm" not in name:
+                parameter.normal_(0, 0.05)
+    return model
+
+
+def make_checkpoint(directory: Path, task: str, *, seed: int = 0, **config: Any) -> Path:
+    """Write a random checkpoint with a tokenizer, as `save_pretrained` writes it."""
+    size = train_tokenizer(directory)
+    config.setdefault("vocab_size", size)
+    make_model(task, seed=seed, **config).save_pretrained(directory)
+    return directory

@@ -1,0 +1,56 @@
+"""Fixtures that the whole suite shares: random checkpoints and the bundles exported from them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def classification_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random classifier of five labels."""
+    pytest.importorskip("transformers", reason="checkpoints are made with transformers")
+    from checkpoints import make_checkpoint
+
+    names = ("alpha", "beta", "gamma", "delta", "epsilon")
+    return make_checkpoint(
+        tmp_path_factory.mktemp("checkpoints") / "classifier",
+        "text-classification",
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+    )
+
+
+@pytest.fixture(scope="session")
+def qa_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random question-answering model."""
+    pytest.importorskip("transformers", reason="checkpoints are made with transformers")
+    from checkpoints import make_checkpoint
+
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "qa", "question-answering", seed=1)
+
+
+@pytest.fixture(scope="session")
+def classification_bundle(classification_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A validated fp32 bundle of `classification_checkpoint`."""
+    from longserve.export import export_bundle
+    from longserve.serving.runtime.manifest import Task
+
+    target = tmp_path_factory.mktemp("bundles") / "classifier"
+    return export_bundle(str(classification_checkpoint), Task.TEXT_CLASSIFICATION, target).path
+
+
+@pytest.fixture(scope="session")
+def qa_bundle(qa_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A validated fp32 bundle of `qa_checkpoint`."""
+    from longserve.export import export_bundle
+    from longserve.serving.runtime.manifest import Task
+
+    target = tmp_path_factory.mktemp("bundles") / "qa"
+    return export_bundle(str(qa_checkpoint), Task.QUESTION_ANSWERING, target).path
