@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,13 +32,16 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
+    def open(
+        cls, path: str | Path, *, verify: bool = True, only: Collection[str] | None = None
+    ) -> Bundle:
         """Open the bundle at `path`.
 
         Args:
             path: the bundle's directory.
             verify: check the hash of every file; False checks only that they exist with their sizes
                 (a copy that has just been verified need not be read again).
+            only: check these files alone; a Triton model holds a part of a bundle. None: every file.
 
         Raises:
             BundleNotFound: no directory, no manifest, or a file of the bundle is missing.
@@ -56,6 +60,8 @@ class Bundle:
             raise CorruptBundle(f"{source} is not UTF-8 ({error}); export the bundle again") from error
         manifest = Manifest.from_json(text, source=str(source))
         for record in manifest.files:
+            if only is not None and record.name not in only:
+                continue
             _check_file(root, record.name, record.size, record.sha256 if verify else None)
         return cls(root, manifest)
 

@@ -82,4 +82,7 @@ def _plain(line: str) -> str:
     if match is None:
         return line
     text = match["text"]
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1]
+    # A Python model's exception comes with its traceback after "At:", in escaped lines.
+    return text.split(r"\n\nAt:\n")[0]

@@ -1,0 +1,170 @@
+"""Writing the two Triton models of a bundle into a model repository."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import runtime
+from ..runtime.bundle import Bundle
+from ..runtime.errors import RepositoryError
+from ..runtime.manifest import MANIFEST_NAME, Layout, Manifest
+from .config import (
+    SCHEMA_PARAMETER,
+    encoder_config,
+    encoder_name,
+    parse_config,
+    render_config,
+    text_config,
+)
+from .options import Backend, RepositoryOptions, check_name
+from .warmup import WarmupSample, warmup_samples
+
+__all__ = ["CONFIG_NAME", "RUNTIME_PACKAGE", "BuiltModels", "build_repository", "encoder_files"]
+
+CONFIG_NAME = "config.pbtxt"
+RUNTIME_PACKAGE = "longserve_runtime"
+"""Name of the copy of `longserve.serving.runtime` beside each `model.py`."""
+_VERSION = "1"
+_MODELS = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltModels:
+    """The directories that `build_repository` wrote; `text` is None for a bundle without tokenizer."""
+
+    encoder: Path
+    text: Path | None
+
+
+def build_repository(
+    bundle: str | Path | Bundle,
+    name: str,
+    output: str | Path,
+    options: RepositoryOptions | None = None,
+) -> BuiltModels:
+    """Write `NAME_encoder` and `NAME` into the repository `output`, which is made if need be.
+
+    Each model is written aside and put in place when it is complete. A model of that name that longserve wrote
+    is replaced as a whole; other models are left alone. Large files are hard links to the bundle's where the file
+    system allows it.
+
+    Args:
+        bundle: the bundle or its path; every file's hash is checked first.
+        name: the text model's name. A bundle without tokenizer gets the encoder alone.
+        output: the model repository.
+        options: see `RepositoryOptions`.
+
+    Raises:
+        BundleError: the bundle is missing, incompatible or damaged.
+        RepositoryError: an option does not fit, a model of that name is not longserve's, or it cannot be
+            written.
+    """
+    chosen = options or RepositoryOptions()
+    check_name(name)
+    source = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    root = Path(output)
+    targets = [root / encoder_name(name)]
+    if source.manifest.has_tokenizer:
+        targets.append(root / name)
+    for target in targets:
+        _check_replaceable(target)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".longserve-", dir=root) as staging:
+            staged = Path(staging)
+            _write_encoder(source, name, staged / targets[0].name, chosen)
+            if source.manifest.has_tokenizer:
+                _write_text_model(source, name, staged / name, chosen)
+            for target in targets:
+                _put_in_place(staged / target.name, target, staged)
+    except OSError as error:
+        raise RepositoryError(
+            f"cannot write {error.filename or root}: {error.strerror or error}; make room or choose another directory"
+        ) from error
+    return BuiltModels(encoder=targets[0], text=targets[1] if len(targets) > 1 else None)
+
+
+def encoder_files(manifest: Manifest) -> list[str]:
+    """Names of the bundle's files that the encoder needs: the packed graph and the external data.
+
+    The data file keeps its name, because the graph records it.
+    """
+    data = sorted(record.name for record in manifest.files if record.name.endswith(".data"))
+    return [manifest.graph(Layout.PACKED).file, *data]
+
+
+def _write_encoder(bundle: Bundle, name: str, target: Path, options: RepositoryOptions) -> None:
+    samples = warmup_samples(bundle.manifest)
+    config = encoder_config(bundle.manifest, name, options, samples, bundle.fingerprint)
+    _write_model(target, config, bundle, encoder_files(bundle.manifest), samples)
+    if options.backend is Backend.PYTHON:
+        _write_code(target, "encoder.py")
+
+
+def _write_text_model(bundle: Bundle, name: str, target: Path, options: RepositoryOptions) -> None:
+    config = text_config(bundle.manifest, name, options, bundle.fingerprint)
+    _write_model(target, config, bundle, [bundle.tokenizer_path.name], ())
+    _write_code(target, "text.py")
+
+
+def _write_model(
+    target: Path, config: Any, bundle: Bundle, files: Iterable[str], samples: Iterable[WarmupSample]
+) -> None:
+    version = target / _VERSION
+    version.mkdir(parents=True)
+    (target / CONFIG_NAME).write_text(render_config(config), encoding="utf-8")
+    for file in (MANIFEST_NAME, *files):
+        _place(bundle.path / file, version / file)
+    for sample in samples:
+        (target / "warmup").mkdir(exist_ok=True)
+        sample.write(target / "warmup")
+
+
+def _write_code(target: Path, template: str) -> None:
+    version = target / _VERSION
+    shutil.copyfile(_MODELS / template, version / "model.py")
+    copy = version / RUNTIME_PACKAGE
+    copy.mkdir()
+    for module in sorted(Path(runtime.__file__).parent.glob("*.py")):
+        shutil.copyfile(module, copy / module.name)
+
+
+def _place(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuse to replace what longserve did not write."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    config = target / CONFIG_NAME
+    if config.is_file():
+        text = config.read_text(encoding="utf-8", errors="replace")
+        if SCHEMA_PARAMETER in parse_config(text, str(config)).parameters:
+            return
+    raise RepositoryError(
+        f"{target} exists and was not written by longserve; choose another --name or remove it yourself"
+    )
+
+
+def _put_in_place(staged: Path, target: Path, staging: Path) -> None:
+    """Rename the staged model over the old one, which comes back if that fails."""
+    old = staging / f"{target.name}.old"
+    had_old = target.exists()
+    if had_old:
+        target.rename(old)
+    try:
+        staged.rename(target)
+    except OSError:
+        if had_old:
+            old.rename(target)
+        raise

@@ -1,0 +1,211 @@
+"""Triton model configurations, as protobuf messages.
+
+The messages are those of `model_config.proto` (triton-inference-server/common), which tritonclient ships.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as triton
+
+from ..runtime.cores import available_cores
+from ..runtime.errors import RepositoryError
+from ..runtime.manifest import Layout, Manifest, Task
+from .options import Backend, RepositoryOptions
+from .warmup import INPUT_IDS, WarmupSample
+
+__all__ = ["SCHEMA_PARAMETER", "encoder_config", "encoder_name", "parse_config", "render_config", "text_config"]
+
+SCHEMA_PARAMETER = "longserve_schema"
+"""Parameter that marks a model as written by longserve."""
+_SCHEMA = "1"
+_SEQUENCE_ENDS = "sequence_ends"
+_TOKEN_TYPE_IDS = "token_type_ids"
+_HEADER = "# Written by `longserve repo`; build it again instead of editing it.\n"
+_MICROSECONDS = 1_000_000
+_NUMPY_TO_TRITON = {"int64": triton.TYPE_INT64, "int32": triton.TYPE_INT32, "float32": triton.TYPE_FP32}
+
+
+def encoder_name(name: str) -> str:
+    """Name of the encoder that belongs to the text model `name`."""
+    return f"{name}_encoder"
+
+
+def encoder_config(
+    manifest: Manifest,
+    name: str,
+    options: RepositoryOptions,
+    samples: tuple[WarmupSample, ...],
+    fingerprint: str,
+) -> Any:
+    """Return the `ModelConfig` of the encoder.
+
+    Args:
+        manifest: the bundle's manifest.
+        name: the text model's name.
+        options: see `RepositoryOptions`.
+        samples: what the encoder runs before it counts as ready.
+        fingerprint: the bundle's; left out of a portable configuration.
+    """
+    config = _base(encoder_name(name), options.backend, options, options.encoder_queue_timeout)
+    graph = manifest.graph(Layout.PACKED)
+    for tensor in graph.inputs:
+        if tensor.name == _SEQUENCE_ENDS:
+            continue
+        config.input.add(
+            name=tensor.name,
+            data_type=_triton_type(tensor.dtype),
+            dims=[-1],
+            allow_ragged_batch=True,
+            # NVIDIA's onnxruntime backend refuses an optional ragged input.
+            optional=tensor.name == _TOKEN_TYPE_IDS and options.backend is Backend.PYTHON,
+        )
+    for tensor in graph.outputs:
+        width = tensor.axes[-1] if manifest.task is Task.TEXT_CLASSIFICATION else -1
+        if not isinstance(width, int):
+            raise RepositoryError(f"the graph's output {tensor.name} has no fixed width; export the bundle again")
+        config.output.add(name=tensor.name, data_type=_triton_type(tensor.dtype), dims=[width])
+    config.instance_group.add(kind=triton.ModelInstanceGroup.KIND_CPU, count=options.instances)
+    config.dynamic_batching.max_queue_delay_microseconds = round(options.max_queue_delay * _MICROSECONDS)
+    if options.backend is Backend.ONNXRUNTIME:
+        _use_onnxruntime(config, manifest, options)
+    else:
+        _use_python(config, manifest, options)
+    _describe(config, manifest, options, fingerprint)
+    for sample in samples:
+        _add_warmup(config, sample)
+    return config
+
+
+def text_config(manifest: Manifest, name: str, options: RepositoryOptions, fingerprint: str) -> Any:
+    """Return the `ModelConfig` of the text model. It has no warm-up sample: running one would need the
+    encoder, which Triton may load later; the model tokenizes a sample itself while it is initialized."""
+    config = _base(name, Backend.PYTHON, options, options.queue_timeout)
+    classifies = manifest.task is Task.TEXT_CLASSIFICATION
+    for text in ("TEXT",) if classifies else ("QUESTION", "CONTEXT"):
+        config.input.add(name=text, data_type=triton.TYPE_STRING, dims=[1])
+    outputs: list[tuple[str, int, int]]
+    if classifies:
+        outputs = [("LABEL", triton.TYPE_STRING, -1), ("SCORE", triton.TYPE_FP32, -1)]
+    else:
+        outputs = [("ANSWER", triton.TYPE_STRING, -1), ("SCORE", triton.TYPE_FP32, -1)]
+        outputs += [("START", triton.TYPE_INT32, -1), ("END", triton.TYPE_INT32, -1)]
+    outputs += [("TOKENS", triton.TYPE_INT32, 1), ("WINDOWS", triton.TYPE_INT32, 1)]
+    for output, data_type, width in outputs:
+        config.output.add(name=output, data_type=data_type, dims=[width])
+    config.instance_group.add(kind=triton.ModelInstanceGroup.KIND_CPU, count=options.text_instances)
+    config.dynamic_batching.max_queue_delay_microseconds = 0
+    _set_parameters(config, {"encoder": encoder_name(name), "max_in_flight": str(options.max_in_flight)})
+    _describe(config, manifest, options, fingerprint)
+    return config
+
+
+def render_config(config: Any) -> str:
+    """Return a `ModelConfig` as the text of `config.pbtxt`."""
+    return _HEADER + str(text_format.MessageToString(config))
+
+
+def parse_config(text: str, source: str) -> Any:
+    """Return the `ModelConfig` that a `config.pbtxt` holds.
+
+    Raises:
+        RepositoryError: it cannot be parsed.
+    """
+    try:
+        return text_format.Parse(text, triton.ModelConfig())
+    except text_format.ParseError as error:
+        raise RepositoryError(f"{source} is no Triton model configuration: {error}") from error
+
+
+def _base(name: str, backend: Backend, options: RepositoryOptions, queue_timeout: float) -> Any:
+    config = triton.ModelConfig(name=name, backend=backend.value, max_batch_size=options.max_batch_size)
+    config.version_policy.specific.versions.append(1)
+    config.model_transaction_policy.decoupled = False
+    queue = config.dynamic_batching.default_queue_policy
+    queue.max_queue_size = options.max_queue_size
+    queue.default_timeout_microseconds = round(queue_timeout * _MICROSECONDS)
+    queue.timeout_action = triton.ModelQueuePolicy.REJECT
+    queue.allow_timeout_override = True
+    return config
+
+
+def _use_python(config: Any, manifest: Manifest, options: RepositoryOptions) -> None:
+    tokens = options.max_tokens_per_run or max(8192, 2 * manifest.max_length)
+    if tokens < manifest.max_length:
+        raise RepositoryError(
+            f"max_tokens_per_run is {tokens}, but one sequence may have {manifest.max_length} tokens; "
+            f"give {manifest.max_length} or more"
+        )
+    _set_parameters(config, {"threads": str(options.threads), "max_tokens_per_run": str(tokens)})
+
+
+def _use_onnxruntime(config: Any, manifest: Manifest, options: RepositoryOptions) -> None:
+    """Have Triton itself lay the sequences end to end (ragged batching) and take the outputs apart.
+
+    `BATCH_ACCUMULATED_ELEMENT_COUNT` counts elements per *request*, so a request must hold one sequence.
+    """
+    config.default_model_filename = manifest.graph(Layout.PACKED).file
+    config.batch_input.add(
+        kind=triton.BatchInput.BATCH_ACCUMULATED_ELEMENT_COUNT,
+        target_name=[_SEQUENCE_ENDS],
+        data_type=triton.TYPE_INT32,
+        source_input=[INPUT_IDS],
+    )
+    if manifest.task is Task.QUESTION_ANSWERING:
+        # One entry per output: an entry that names both gets wrong shapes.
+        for tensor in manifest.graph(Layout.PACKED).outputs:
+            config.batch_output.add(
+                kind=triton.BatchOutput.BATCH_SCATTER_WITH_INPUT_SHAPE,
+                target_name=[tensor.name],
+                source_input=[INPUT_IDS],
+            )
+    threads = options.threads
+    if threads == 0 and options.instances > 1:  # 0 means every core to this backend, for each instance
+        threads = max(1, available_cores() // options.instances)
+    _set_parameters(
+        config,
+        {
+            "intra_op_thread_count": str(threads),
+            "inter_op_thread_count": "1",
+            "execution_mode": "0",
+            # With lengths that vary, the arena grows to the largest batch ever seen and stays there.
+            "enable_mem_arena": "0",
+            "enable_mem_pattern": "0",
+        },
+    )
+
+
+def _describe(config: Any, manifest: Manifest, options: RepositoryOptions, fingerprint: str) -> None:
+    described = {
+        SCHEMA_PARAMETER: _SCHEMA,
+        "task": manifest.task.value,
+        "precision": manifest.precision.value,
+        "validated": "true" if manifest.validated else "false",
+        "max_length": str(manifest.max_length),
+    }
+    if not options.portable:
+        described["bundle"] = fingerprint
+    _set_parameters(config, described)
+
+
+def _set_parameters(config: Any, values: Mapping[str, str]) -> None:
+    for key, value in values.items():
+        config.parameters[key].string_value = value
+
+
+def _add_warmup(config: Any, sample: WarmupSample) -> None:
+    warmup = config.model_warmup.add(name=sample.name, batch_size=sample.requests, count=1)
+    for tensor, array in sample.tensors.items():
+        entry = warmup.inputs[tensor]
+        entry.data_type = triton.TYPE_INT64
+        entry.dims.append(array.size)
+        entry.input_data_file = sample.file_name(tensor)
+
+
+def _triton_type(dtype: str) -> int:
+    if dtype not in _NUMPY_TO_TRITON:
+        raise RepositoryError(f"the graph has a tensor of type {dtype}, which a Longformer's has not")
+    return _NUMPY_TO_TRITON[dtype]

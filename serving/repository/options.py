@@ -1,0 +1,91 @@
+"""What can be chosen when the Triton models of a bundle are built."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from ..runtime.errors import RepositoryError
+
+__all__ = ["Backend", "RepositoryOptions", "check_name"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class Backend(str, Enum):
+    """The Triton backend that runs the encoder."""
+
+    PYTHON = "python"
+    """ONNX Runtime inside the python backend: the embedded server."""
+    ONNXRUNTIME = "onnxruntime"
+    """Triton's own ONNX Runtime backend: NVIDIA's container."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryOptions:
+    """How the two Triton models of a bundle are configured.
+
+    Attributes:
+        backend: what runs the encoder.
+        instances: encoder instances that run at the same time, each with its own copy of the weights in memory
+            (python backend) or of the session (onnxruntime backend).
+        threads: intra-op threads of each encoder instance; 0: the cores of the machine divided by `instances`.
+        max_batch_size: most sequences (encoder) or texts (text model) of one execution, and of one request.
+        max_tokens_per_run: most tokens of one run of the graph with the python backend; what goes beyond is
+            split into several runs. It bounds the memory. 0: twice the model's length, at least 8192.
+        max_queue_size: requests that may wait for each model; one more is refused at once.
+        queue_timeout: seconds that a text may wait for the text model before it is refused.
+        encoder_queue_timeout: seconds that a sequence may wait for the encoder; longer, because a long
+            document's windows wait for each other.
+        max_queue_delay: seconds that the encoder's batcher waits for more sequences to come.
+        text_instances: processes that tokenize and decode.
+        max_in_flight: encoder requests that one text instance has under way at the same time.
+        portable: leave out what differs from one export to the next (the bundle's fingerprint), so that the
+            configurations can be kept in version control.
+    """
+
+    backend: Backend = Backend.PYTHON
+    instances: int = 1
+    threads: int = 0
+    max_batch_size: int = 16
+    max_tokens_per_run: int = 0
+    max_queue_size: int = 128
+    queue_timeout: float = 60.0
+    encoder_queue_timeout: float = 300.0
+    max_queue_delay: float = 0.001
+    text_instances: int = 2
+    max_in_flight: int = 16
+    portable: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("instances", "max_batch_size", "max_queue_size", "text_instances", "max_in_flight"):
+            _check(name, getattr(self, name), minimum=1)
+        for name in ("threads", "max_tokens_per_run", "max_queue_delay"):
+            _check(name, getattr(self, name), minimum=0)
+        for name in ("queue_timeout", "encoder_queue_timeout"):
+            if getattr(self, name) <= 0:
+                raise RepositoryError(f"{name} is {getattr(self, name)}; give a positive number of seconds")
+        in_flight = self.text_instances * self.max_in_flight
+        if in_flight > self.max_queue_size:
+            raise RepositoryError(
+                f"{self.text_instances} text instances with {self.max_in_flight} encoder requests each could "
+                f"overrun the encoder's queue of {self.max_queue_size}; give max_queue_size {in_flight} or more"
+            )
+
+
+def check_name(name: str) -> None:
+    """Check a Triton model's name.
+
+    Raises:
+        RepositoryError: it could not be a directory's name and a part of a URL.
+    """
+    if not _NAME.fullmatch(name):
+        raise RepositoryError(
+            f"the model name is {name!r}; use letters, digits, '_', '-' and '.', beginning with a letter or digit"
+        )
+
+
+def _check(name: str, value: float, *, minimum: int) -> None:
+    if value < minimum:
+        raise RepositoryError(f"{name} is {value}; give {minimum} or more")
