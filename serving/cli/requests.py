@@ -168,9 +168,8 @@ def _read(file: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidInput(
-            f"{_shown(file)} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}; convert it"
-        ) from error
+        byte = f"byte 0x{content[error.start]:02x} at offset {error.start}"
+        raise InvalidInput(f"{_shown(file)} is not UTF-8: {byte}; convert it") from error
 
 
 def _shown(file: str) -> str:

@@ -49,17 +49,21 @@ def parse_address(url: str) -> Address:
         InvalidInput: another or no protocol, no host, or a port that is none.
     """
     remedy = "give grpc://HOST:PORT or http://HOST:PORT (Triton's defaults: grpc 8001, http 8000)"
+    if not isinstance(url, str):
+        raise InvalidInput(f"the server's url is of type {type(url).__name__}; {remedy}")
     try:
         parts = urlsplit(url)
         port = parts.port
-    except (ValueError, AttributeError, TypeError) as error:
+    except ValueError as error:
         raise InvalidInput(f"the server's url is {url!r} ({error}); {remedy}") from None
     if "://" not in url or parts.scheme not in _DEFAULT_PORTS:
         raise InvalidInput(f"the server's url is {url!r}, which names no protocol it can use; {remedy}")
     if not parts.hostname or port == 0:
         raise InvalidInput(f"the server's url is {url!r}, which names no host and port; {remedy}")
+    if "@" in parts.netloc:
+        raise InvalidInput(f"the server's url has a user or password before its host; {remedy}")
     path = parts.path.rstrip("/")
-    if parts.username or parts.query or parts.fragment or (path and parts.scheme == "grpc"):
+    if parts.query or parts.fragment or (path and parts.scheme == "grpc"):
         raise InvalidInput(f"the server's url is {url!r}, which says more than host and port; {remedy}")
     return Address(
         scheme=parts.scheme, host=parts.hostname, port=port or _DEFAULT_PORTS[parts.scheme], path=path

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
 from longserve.serving.runtime.manifest import (
     SCHEMA_VERSION,
     GlobalAttention,
@@ -15,7 +17,6 @@ from longserve.serving.runtime.manifest import (
     ProblemType,
     Task,
 )
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 SPECIAL_TOKENS = {"cls": 0, "bos": 0, "pad": 1, "sep": 2, "eos": 2, "unk": 3, "mask": 4}
 CORPUS = [

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from longserve.serving.runtime.errors import InvalidInput
 from longserve.serving.runtime.options import ClassificationOptions, QuestionAnsweringOptions
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from longserve.serving.runtime.manifest import ProblemType
 from longserve.serving.runtime.scores import apply_function, combine_windows, default_function
 

@@ -1,23 +1,28 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from longserve.serving.runtime import spans as module
 from longserve.serving.runtime.spans import Span, WindowLogits, best_spans, trimmed_bounds
 from longserve.serving.runtime.windows import plan_windows
 
 
-def word_bounds(tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def word_bounds(tokens: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Bounds of a context of one-letter tokens with a space before each but the first."""
     starts = 2 * np.arange(tokens, dtype=np.int64)
     return starts, starts + 1
 
 
-def hugging_face_scores(start: np.ndarray, end: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
+def hugging_face_scores(
+    start: npt.NDArray[Any], end: npt.NDArray[Any], longest: int
+) -> tuple[npt.NDArray[Any], float]:
     """Score of each span of a single window, and of no answer, as transformers 4's pipeline has them:
     position 0 is the null position, the rest the context."""
     p_start = np.exp(start - start.max()) / np.exp(start - start.max()).sum()
@@ -57,7 +62,7 @@ def test_one_window_equals_the_hugging_face_pipeline(
 
 
 def brute_force(
-    windows: list[WindowLogits], starts: np.ndarray, ends: np.ndarray, longest: int
+    windows: list[WindowLogits], starts: npt.NDArray[Any], ends: npt.NDArray[Any], longest: int
 ) -> tuple[dict[tuple[int, int], float], float]:
     """The module's formula, span by span."""
     null = min(windows, key=lambda window: window.null_start + window.null_end)

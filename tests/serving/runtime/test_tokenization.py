@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from longserve.serving.runtime.errors import CorruptBundle, InvalidInput
 from longserve.serving.runtime.manifest import Manifest
 from longserve.serving.runtime.tokenization import Tokenizer

@@ -5,6 +5,7 @@ import itertools
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+
 from longserve.serving.runtime.errors import InvalidInput
 from longserve.serving.runtime.windows import Window, default_stride, plan_windows
 

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from longserve.serving.client.failures import STATUS_ERRORS, failure
+from longserve.serving.runtime.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    InvalidInput,
+    ModelNotFound,
+    Overloaded,
+    RequestError,
+    ServerUnavailable,
+    ServingError,
+)
+
+
+def made(status: str | None, message: str | None) -> ServingError:
+    return failure(status, message, model="a_model", server="grpc://host:1")
+
+
+@pytest.mark.parametrize("status", [f"StatusCode.{code.name}" for code in grpc.StatusCode])
+def test_every_grpc_status_is_mapped_on_purpose(status: str) -> None:
+    assert status in STATUS_ERRORS
+    assert type(made(status, "why")) is STATUS_ERRORS[status]
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        ("400", "[request id: <id_unknown>] unexpected inference input 'TEXT'", InvalidInput),
+        ("404", "Request for unknown model: 'a_model' is not found", ModelNotFound),
+        ("400", "Request for unknown model: 'a_model' is not found", ModelNotFound),
+        ("StatusCode.NOT_FOUND", "Request for unknown model: 'a_model' is not found", ModelNotFound),
+        ("503", "Request for unknown model: 'a_model' has no available versions", ServerUnavailable),
+        ("503", "[request id: 1] Exceeds maximum queue size", Overloaded),
+        ("StatusCode.UNAVAILABLE", "Exceeds maximum queue size", Overloaded),
+        ("429", "slow down", Overloaded),
+        ("StatusCode.UNAVAILABLE", "Request timeout expired", DeadlineExceeded),
+        ("StatusCode.DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineExceeded),
+        ("StatusCode.UNAVAILABLE", "failed to connect to all addresses", ServerUnavailable),
+        ("StatusCode.CANCELLED", "Channel closed!", ServerUnavailable),
+        ("StatusCode.RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 4)", InvalidInput),
+        ("500", "onnxruntime failed", InferenceFailed),
+        ("599", "odd", InferenceFailed),
+        ("302", "moved", RequestError),
+        ("StatusCode.UNAUTHENTICATED", "no token", RequestError),
+        (None, "tritonclient refused", RequestError),
+        (None, None, RequestError),
+    ],
+)
+def test_messages_tell_causes_of_one_status_apart(
+    status: str | None, message: str | None, kind: type[ServingError]
+) -> None:
+    error = made(status, message)
+    assert type(error) is kind
+    assert (message or "no reason given") in str(error)
+    if kind is not InvalidInput:
+        assert "a_model at grpc://host:1" in str(error)
