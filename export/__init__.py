@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         TaskMismatch,
         UnsupportedModel,
     )
-    from .exporter import ExportResult, ExportSettings, export_bundle, validate_bundle
+    from .exporter import ExportResult, ExportSettings, ValidationResult, export_bundle, validate_bundle
     from .parity import TOLERANCES, CaseResult, ParityReport, Tolerance
 
 _MODULES = {
@@ -30,7 +30,7 @@ _MODULES = {
         "TaskMismatch",
         "UnsupportedModel",
     ),
-    "exporter": ("ExportResult", "ExportSettings", "export_bundle", "validate_bundle"),
+    "exporter": ("ExportResult", "ExportSettings", "ValidationResult", "export_bundle", "validate_bundle"),
     "parity": ("TOLERANCES", "CaseResult", "ParityReport", "Tolerance"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
@@ -50,6 +50,7 @@ __all__ = [
     "TaskMismatch",
     "Tolerance",
     "UnsupportedModel",
+    "ValidationResult",
     "export_bundle",
     "validate_bundle",
 ]

@@ -19,6 +19,7 @@ size; T = R·N tokens; M = T / block_size blocks; K global slots a row; H heads 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +75,8 @@ def find_global_tokens(segment: Tensor, is_global: Tensor, capacity: int | None)
     if capacity is None:
         slots = torch.clamp(flag.sum(dim=1).amax(dim=0), min=1).item()
         assert isinstance(slots, int)
-        torch._check(slots >= 1)
-        torch._check(slots <= length)
+        torch._check(slots >= 1)  # type: ignore[no-untyped-call]
+        torch._check(slots <= length)  # type: ignore[no-untyped-call]
     else:
         slots = capacity
         rank = nn.functional.pad(rank, (0, capacity))
@@ -159,7 +160,7 @@ def block_context(
 class LongformerSelfAttention(nn.Module):
     """Self-attention of one layer, holding transformed copies of the stock module's parameters."""
 
-    def __init__(self, stock: nn.Module) -> None:
+    def __init__(self, stock: Any) -> None:
         """Take the parameters of transformers' `LongformerSelfAttention`."""
         super().__init__()
         heads, head_size = int(stock.num_heads), int(stock.head_dim)
@@ -283,8 +284,8 @@ class LongformerSelfAttention(nn.Module):
         key_segment = torch.cat([tokens.segment[:, None].expand(-1, queries, -1), local_segment], dim=-1)
         columns = slots + one_sided_window + 1
 
-        q_weight, k_weight, v_weight = self.qkv_weight.split(width, dim=1)
-        q_bias, _, v_bias = self.qkv_bias.split(width)
+        q_weight, k_weight, v_weight = torch.split(self.qkv_weight, width, dim=1)
+        q_bias, _, v_bias = torch.split(self.qkv_bias, width)
         query = torch.index_select(hidden, 0, first.reshape(-1)) @ q_weight + q_bias
         query = query.reshape(-1, heads, size).transpose(0, 1) @ _per_head(k_weight, heads).transpose(1, 2)
         keys = torch.index_select(hidden, 0, index.reshape(-1)).reshape(rows * queries, columns, width)

@@ -61,7 +61,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     if not (target / MANIFEST_NAME).is_file():
         raise OutputError(f"{target} exists and is no bundle; choose another output or remove it")
     if not overwrite:
-        raise OutputError(f"{target} exists; give --overwrite to replace that bundle, or choose another output")
+        raise OutputError(f"{target} exists; replace it with --overwrite, or choose another output")
 
 
 def file_records(directory: Path) -> tuple[FileRecord, ...]:

@@ -45,7 +45,7 @@ class Checkpoint:
     revision: str | None
 
     @property
-    def config(self) -> PretrainedConfig:
+    def config(self) -> Any:
         """The model's configuration."""
         return self.model.config
 
@@ -126,7 +126,7 @@ def _local_directory(source: str) -> Path | None:
     if path.exists():
         raise CheckpointNotFound(f"{source} is a file; give the checkpoint's directory, or a hub id")
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1 or os.sep * 2 in source:
-        raise CheckpointNotFound(f"there is no directory {source}; give a checkpoint's directory, or a hub id")
+        raise CheckpointNotFound(f"there is no directory {source}; give a checkpoint's, or a hub id")
     return None
 
 
@@ -151,7 +151,7 @@ def _check_config(config: PretrainedConfig, source: str, task: Task) -> None:
         )
     if task is Task.QUESTION_ANSWERING and config.num_labels != 2:
         raise UnsupportedModel(
-            f"{source} has {config.num_labels} question-answering outputs; exactly 2 (start, end) are supported"
+            f"{source} has {config.num_labels} question-answering outputs; only 2 (start, end) are supported"
         )
     window = config.attention_window
     windows = [window] * config.num_hidden_layers if isinstance(window, int) else list(window)
@@ -162,6 +162,8 @@ def _check_config(config: PretrainedConfig, source: str, task: Task) -> None:
         )
     if config.problem_type is not None and config.problem_type not in {kind.value for kind in ProblemType}:
         raise UnsupportedModel(f"{source} has the unknown problem_type {config.problem_type!r}")
+    if task is Task.TEXT_CLASSIFICATION and len(set(config.id2label.values())) != config.num_labels:
+        raise UnsupportedModel(f"{source} gives two labels one name: {list(config.id2label.values())}")
     if config.pad_token_id is None:
         raise UnsupportedModel(f"{source} has no pad_token_id; positions are counted from it")
 
@@ -198,15 +200,13 @@ def _load_tokenizer(source: str, revision: str | None, local: Path | None) -> Pr
         raise CheckpointError(f"the tokenizer of {source} cannot be loaded: {error}") from error
     if not tokenizer.is_fast:
         raise UnsupportedModel(
-            f"{source} has only the slow tokenizer {type(tokenizer).__name__}, which has no tokenizer.json form"
+            f"{source} has only the slow tokenizer {type(tokenizer).__name__}, with no tokenizer.json form"
         )
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
 
 
-def _check_tokenizer(
-    tokenizer: Any, config: PretrainedConfig, source: str, task: Task
-) -> None:
+def _check_tokenizer(tokenizer: Any, config: PretrainedConfig, source: str, task: Task) -> None:
     """Check that ids fit the model and that texts are framed as serving frames them."""
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if highest >= config.vocab_size:

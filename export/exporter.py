@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from longserve.serving.runtime.bundle import Bundle
-from longserve.serving.runtime.engine import CPU_PROVIDER, OnnxRuntimeEngine, SessionSettings
+from longserve.serving.runtime.engine import (
+    CPU_PROVIDER,
+    OnnxRuntimeEngine,
+    SessionSettings,
+    open_packed_engine,
+)
 from longserve.serving.runtime.manifest import (
     SCHEMA_VERSION,
     GlobalAttention,
@@ -31,12 +37,22 @@ from .model import PackedModel, PaddedModel, choose_block_size, longest_sequence
 from .parity import ParityReport, check_parity
 from .progress import Progress
 from .quantization import quantize_models
+from .text_parity import TextParity, compare_texts
 from .weights import save_models
 
-__all__ = ["ExportResult", "ExportSettings", "export_bundle", "validate_bundle"]
+__all__ = ["ExportResult", "ExportSettings", "ValidationResult", "export_bundle", "validate_bundle"]
 
 GRAPH_FILES = {Layout.PADDED: "model.onnx", Layout.PACKED: "model.packed.onnx"}
-_TOOLS = ("torch", "transformers", "optimum", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+_TOOLS = (
+    "torch",
+    "transformers",
+    "optimum",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +90,14 @@ class ExportResult:
     path: Path
     manifest: Manifest
     parity: ParityReport | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationResult:
+    """A comparison of a bundle with its checkpoint, and of predictions if texts were given."""
+
+    parity: ParityReport
+    texts: TextParity | None
 
 
 def export_bundle(
@@ -136,9 +160,10 @@ def validate_bundle(
     *,
     revision: str | None = None,
     provider: str = CPU_PROVIDER,
+    texts: Sequence[dict[str, str]] = (),
     seed: int = 1,
     progress: Progress | None = None,
-) -> ParityReport:
+) -> ValidationResult:
     """Compare a bundle with a checkpoint on this machine.
 
     Args:
@@ -146,6 +171,7 @@ def validate_bundle(
         reference: hub id or local directory of the checkpoint that it was exported from.
         revision: of a hub repository; None: the revision that the manifest names.
         provider: ONNX Runtime execution provider to run the bundle on.
+        texts: the user's own texts to compare predictions on (see `text_parity.read_texts`).
         seed: of the random inputs; the export itself used 0.
         progress: is told of the stages.
 
@@ -164,7 +190,13 @@ def validate_bundle(
                 f"{reference} has {name} {getattr(found, name)}, the bundle {getattr(manifest, name)}; "
                 "give the checkpoint that the bundle was exported from"
             )
-    return _compare(checkpoint, manifest, bundle.path, SessionSettings(provider=provider), report, seed=seed)
+    session = SessionSettings(provider=provider)
+    parity = _compare(checkpoint, manifest, bundle.path, session, report, seed=seed)
+    compared = None
+    if texts:
+        engine = open_packed_engine(bundle, session)
+        compared = compare_texts(checkpoint.model, engine, bundle, texts, progress=report)
+    return ValidationResult(parity=parity, texts=compared)
 
 
 def _compare(
@@ -176,9 +208,7 @@ def _compare(
     *,
     seed: int = 0,
 ) -> ParityReport:
-    engines = {
-        layout: OnnxRuntimeEngine(directory / file, session) for layout, file in GRAPH_FILES.items()
-    }
+    engines = {layout: OnnxRuntimeEngine(directory / file, session) for layout, file in GRAPH_FILES.items()}
     return check_parity(checkpoint.model, engines, manifest, seed=seed, progress=progress)
 
 
@@ -189,9 +219,7 @@ def _write_models(checkpoint: Checkpoint, manifest: Manifest, stage: Path, progr
         made = PaddedModel if layout is Layout.PADDED else PackedModel
         capacity = manifest.max_global_tokens if layout is Layout.PADDED else None
         module = made(checkpoint.model, block_size=manifest.block_size, max_global_tokens=capacity)
-        models[file] = export_graph(
-            module, checkpoint.config, checkpoint.task, layout, opset=manifest.opset
-        )
+        models[file] = export_graph(module, checkpoint.config, checkpoint.task, layout, opset=manifest.opset)
     if manifest.precision is Precision.INT8:
         progress.stage("quantize")
         models = quantize_models(models, stage)

@@ -25,7 +25,7 @@ __all__ = ["BACKEND", "LongformerExporterConfig", "exporter_config", "model_clas
 BACKEND = "longserve"
 _DUMMY_BATCH = 2
 _DUMMY_LENGTH = 75
-"""Dummy sizes: unlike each other, no multiple of a block, and above 1, so that the tracer specializes none."""
+"""Dummy sizes: unlike, no multiple of a block, and above 1, so that the tracer specializes none."""
 
 _register = TasksManager.create_register(BACKEND, overwrite_existing=True)
 
@@ -82,9 +82,7 @@ class LongformerExporterConfig(ExporterConfig):  # type: ignore[misc]
         self, config: PretrainedConfig, task: str, layout: Layout = Layout.PADDED, **options: Any
     ) -> None:
         self.layout = layout
-        self.DUMMY_INPUT_GENERATOR_CLASSES = (
-            (_PaddedInputs,) if layout is Layout.PADDED else (_PackedInputs,)
-        )
+        self.DUMMY_INPUT_GENERATOR_CLASSES = (_PaddedInputs,) if layout is Layout.PADDED else (_PackedInputs,)
         super().__init__(config, task, **options)
 
     @property

@@ -6,6 +6,7 @@ Built from a stock transformers model, over the same parameters; see `attention`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +35,15 @@ def choose_block_size(attention_window: tuple[int, ...]) -> int:
 
 
 def longest_sequence(max_position_embeddings: int, pad_token_id: int) -> int:
-    """Return the longest sequence in tokens: positions are numbered from `pad_token_id + 1`, as in RoBERTa."""
+    """Return the longest sequence in tokens: positions count from `pad_token_id + 1`, as in RoBERTa."""
     return max_position_embeddings - pad_token_id - 1
 
 
 class _Layer(nn.Module):
-    def __init__(self, stock: nn.Module, one_sided_window: int) -> None:
+    attention_norm: nn.LayerNorm
+    output_norm: nn.LayerNorm
+
+    def __init__(self, stock: Any, one_sided_window: int) -> None:
         super().__init__()
         self.one_sided_window = one_sided_window
         self.attention = LongformerSelfAttention(stock.attention.self)
@@ -53,7 +57,8 @@ class _Layer(nn.Module):
     def finish(self, attended: Tensor, hidden: Tensor) -> Tensor:
         """Everything after self-attention, for any rows. *Shape:* `[rows, d]`."""
         hidden = self.attention_norm(self.attention_output(attended) + hidden)
-        return self.output_norm(self.output(self.activation(self.intermediate(hidden))) + hidden)
+        result: Tensor = self.output_norm(self.output(self.activation(self.intermediate(hidden))) + hidden)
+        return result
 
 
 class _Linear(nn.Module):
@@ -81,7 +86,12 @@ class _Rows:
 class _Core(nn.Module):
     """Embeddings and encoder."""
 
-    def __init__(self, stock: nn.Module, block_size: int, max_global_tokens: int | None) -> None:
+    word_embeddings: nn.Embedding
+    position_embeddings: nn.Embedding
+    token_type_embeddings: nn.Embedding
+    embedding_norm: nn.LayerNorm
+
+    def __init__(self, stock: Any, block_size: int, max_global_tokens: int | None) -> None:
         super().__init__()
         config = stock.config
         embeddings = stock.embeddings
@@ -92,10 +102,8 @@ class _Core(nn.Module):
         self.position_embeddings = embeddings.position_embeddings
         self.token_type_embeddings = embeddings.token_type_embeddings
         self.embedding_norm = embeddings.LayerNorm
-        self.layers = nn.ModuleList(
-            _Layer(layer, window // 2)
-            for layer, window in zip(stock.encoder.layer, config.attention_window, strict=True)
-        )
+        layers = zip(stock.encoder.layer, config.attention_window, strict=True)
+        self.layers = nn.ModuleList(_Layer(layer, window // 2) for layer, window in layers)
 
     def embed(self, input_ids: Tensor, position_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Sum and normalise the embeddings. *Shape:* `[R, N]` to `[R * N, d]`."""
@@ -104,7 +112,8 @@ class _Core(nn.Module):
             hidden = hidden + self.token_type_embeddings.weight[0]
         else:
             hidden = hidden + self.token_type_embeddings(token_type_ids)
-        return self.embedding_norm(hidden).flatten(0, 1)
+        normalised: Tensor = self.embedding_norm(hidden)
+        return normalised.flatten(0, 1)
 
     def layout(self, segment: Tensor, global_attention_mask: Tensor) -> _Rows:
         """Compute what all layers share. *Shape:* `[R, N]`, N a multiple of the block size."""
@@ -113,13 +122,13 @@ class _Core(nn.Module):
         dtype = self.embedding_norm.weight.dtype
         contexts = {
             window: block_context(segment, is_global, tokens, window, self.block_size, dtype)
-            for window in sorted({layer.one_sided_window for layer in self.layers})
+            for window in sorted({layer.one_sided_window for layer in self._layers()})
         }
         return _Rows(segment, is_global, tokens, contexts)
 
     def encode(self, hidden: Tensor, rows: _Rows, layers: int) -> Tensor:
         """Run the first `layers` layers. *Shape:* `[T, d]`."""
-        for layer in list(self.layers)[:layers]:
+        for layer in self._layers()[:layers]:
             context = rows.contexts[layer.one_sided_window]
             attended = layer.attention(hidden, rows.segment, rows.tokens, context)
             hidden = layer.finish(attended, hidden)
@@ -137,11 +146,14 @@ class _Core(nn.Module):
             *Shape:* `[R * Q, d]`.
         """
         hidden = self.encode(hidden, rows, len(self.layers) - 1)
-        last = self.layers[-1]
+        last = self._layers()[-1]
         attended = last.attention.first_rows(
             hidden, rows.segment, rows.is_global, rows.tokens, first, last.one_sided_window
         )
         return last.finish(attended, torch.index_select(hidden, 0, first.reshape(-1)))
+
+    def _layers(self) -> list[_Layer]:
+        return [layer for layer in self.layers if isinstance(layer, _Layer)]
 
     def pad(self, values: Tensor, fill: int = 0) -> Tensor:
         """Pad the last axis to a multiple of the block size."""
@@ -152,19 +164,20 @@ class _Core(nn.Module):
 
 
 class _ClassificationHead(nn.Module):
-    def __init__(self, stock: nn.Module) -> None:
+    def __init__(self, stock: Any) -> None:
         super().__init__()
         self.dense = _Linear(stock.classifier.dense)
         self.projection = _Linear(stock.classifier.out_proj)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.projection(torch.tanh(self.dense(hidden)))
+        logits: Tensor = self.projection(torch.tanh(self.dense(hidden)))
+        return logits
 
 
 class _Model(nn.Module):
     """What both layouts hold: the core and either head."""
 
-    def __init__(self, stock: nn.Module, *, block_size: int, max_global_tokens: int | None = None) -> None:
+    def __init__(self, stock: Any, *, block_size: int, max_global_tokens: int | None = None) -> None:
         """Take over a stock model.
 
         Args:

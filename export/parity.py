@@ -14,13 +14,13 @@ from transformers import PreTrainedModel
 
 from longserve.serving.runtime.engine import Engine
 from longserve.serving.runtime.manifest import Layout, Manifest, ParitySummary, Precision, Task
-from longserve.serving.runtime.packing import EncoderSequence, pack, pad, unpack, unpad
+from longserve.serving.runtime.packing import EncoderOutput, EncoderSequence, pack, pad, unpack, unpad
 
 from .errors import ParityFailed
 from .parity_cases import ParityCase, default_lengths, make_cases, make_sequences
 from .progress import Progress
 
-__all__ = ["TOLERANCES", "CaseResult", "ParityReport", "Tolerance", "check_parity", "reference_logits"]
+__all__ = ["TOLERANCES", "CaseResult", "ParityReport", "Tolerance", "check_parity", "reference_outputs"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -78,7 +78,9 @@ class CaseResult:
     def passes(self, tolerance: Tolerance) -> bool:
         """Whether the case is within the tolerance."""
         return (
-            self.finite and self.max_relative <= tolerance.max_relative and self.cosine >= tolerance.min_cosine
+            self.finite
+            and self.max_relative <= tolerance.max_relative
+            and self.cosine >= tolerance.min_cosine
         )
 
 
@@ -134,14 +136,15 @@ class ParityReport:
         worst = max(self.failures, key=lambda r: (not r.finite, r.max_relative))
         detail = (
             f"largest difference {worst.max_abs:.3g} of logits up to {worst.scale:.3g} (relative "
-            f"{worst.max_relative:.3g}, allowed {self.tolerance.max_relative:.3g}), cosine {worst.cosine:.6f} "
-            f"(at least {self.tolerance.min_cosine:.6g})"
+            f"{worst.max_relative:.3g}, allowed {self.tolerance.max_relative:.3g}), "
+            f"cosine {worst.cosine:.6f} (at least {self.tolerance.min_cosine:.6g})"
             if worst.finite
             else "a result is not finite"
         )
         raise ParityFailed(
-            f"{len(self.failures)} of {len(self.results)} cases differ from PyTorch in {self.precision.value} on "
-            f"{self.runs_on}; the worst is {worst.case} in the {worst.layout} layout: {detail}"
+            f"{len(self.failures)} of {len(self.results)} cases differ from PyTorch in "
+            f"{self.precision.value} on {self.runs_on}; the worst is {worst.case} in the "
+            f"{worst.layout} layout: {detail}"
         )
 
 
@@ -180,7 +183,7 @@ def check_parity(
             type_vocab_size=manifest.type_vocab_size,
             max_global_tokens=manifest.max_global_tokens,
         )
-        reference = reference_logits(model, rows, manifest)
+        reference = [output.vectors() for output in reference_outputs(model, rows, manifest)]
         for layout, engine in engines.items():
             actual = _engine_logits(engine, layout, rows, manifest)
             results.append(_compare(case, layout, reference, actual))
@@ -194,20 +197,16 @@ def check_parity(
     )
 
 
-def reference_logits(
+def reference_outputs(
     model: PreTrainedModel, rows: Sequence[EncoderSequence], manifest: Manifest
-) -> list[list[FloatArray]]:
-    """Run the stock model on one padded batch.
-
-    Returns:
-        For each row its vectors of logits at unpadded positions: `[logits]`, or `[start, end]`.
-    """
+) -> list[EncoderOutput]:
+    """Run the stock model on one padded batch and return its logits at unpadded positions."""
     feeds = {name: torch.from_numpy(array) for name, array in pad(rows, manifest).items()}
     with torch.inference_mode():
         outputs = model(**feeds)
     names = ("logits",) if manifest.task is Task.TEXT_CLASSIFICATION else ("start_logits", "end_logits")
     arrays = {name: getattr(outputs, name).numpy() for name in names}
-    return [o.vectors() for o in unpad(arrays, [r.input_ids.size for r in rows], manifest.task)]
+    return unpad(arrays, [row.input_ids.size for row in rows], manifest.task)
 
 
 def _engine_logits(
@@ -228,7 +227,7 @@ def _compare(
     found = np.concatenate([vector.ravel() for row in actual for vector in row])
     if expected.shape != found.shape:
         raise ParityFailed(
-            f"case {case.name} in the {layout.value} layout gives {found.size} logits, PyTorch {expected.size}"
+            f"case {case.name} in the {layout.value} layout gives {found.size} logits, not {expected.size}"
         )
     finite = bool(np.isfinite(found).all())
     scale = float(np.abs(expected).max())

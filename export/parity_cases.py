@@ -75,7 +75,7 @@ def make_cases(lengths: Sequence[int], *, seed: int = 0) -> list[ParityCase]:
         alone = patterns if length < _LONG else [patterns[turn % len(patterns)]]
         for pattern in alone:
             cases.append(ParityCase(lengths=(length,), patterns=(pattern,), seed=seed + len(cases)))
-        rows = (length, max(1, length // 2), max(1, length - 3))
+        rows: tuple[int, ...] = (length, max(1, length // 2), max(1, length - 3))
         mixed = tuple(patterns[(turn + offset) % len(patterns)] for offset in range(3))
         if length >= _LONG:
             rows, mixed = rows[:2], mixed[:2]

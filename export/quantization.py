@@ -56,7 +56,7 @@ def quantize_models(models: Mapping[str, ir.Model], scratch: Path) -> dict[str, 
                 and str(node.inputs[1].name).endswith(_QUANTIZED_WEIGHTS)
             ]
             if not products:
-                raise GraphError(f"{name} holds no linear layer of an encoder, so there is nothing to quantize")
+                raise GraphError(f"{name} holds no encoder's linear layer: nothing to quantize")
             root = logging.getLogger()
             level = root.level
             root.setLevel(logging.ERROR)

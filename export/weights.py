@@ -41,7 +41,7 @@ def save_models(models: Mapping[str, ir.Model], directory: Path) -> None:
                     if tensor is None or tensor.nbytes < _INLINE_BYTES:
                         continue
                     data = tensor.tobytes()
-                    shape = tuple(int(size) for size in tensor.shape)
+                    shape = tuple(tensor.numpy().shape)
                     key = (str(tensor.dtype), shape, hashlib.sha256(data).digest())
                     if key not in places:
                         stream.write(bytes(-stream.tell() % _ALIGNMENT))

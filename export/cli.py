@@ -1,0 +1,216 @@
+"""The subcommands `longserve export` and `longserve validate`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from .parity import ParityReport
+    from .text_parity import TextParity
+
+__all__ = ["export_command", "print_parity", "quiet_libraries", "stop_on_signals", "validate_command"]
+
+
+@click.command("export")
+@click.argument("model")
+@click.option("--task", required=True, help="text-classification or question-answering (or a synonym).")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Directory of the bundle to write."
+)
+@click.option("--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True)
+@click.option("--max-length", type=click.IntRange(1), help="Longest sequence in tokens [the checkpoint's].")
+@click.option(
+    "--max-global-tokens", type=click.IntRange(1), help="Fix the padded graph's number of global slots [any]."
+)
+@click.option(
+    "--block-size", type=click.IntRange(1), help="Tokens per block of local attention [by the window]."
+)
+@click.option("--opset", type=int, help="ONNX opset [20].")
+@click.option("--revision", help="Branch, tag or commit of a hub repository.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
+@click.option(
+    "--no-validate", is_flag=True, help="Do not compare with PyTorch; the bundle is marked unvalidated."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def export_command(
+    model: str,
+    task: str,
+    output: Path,
+    precision: str,
+    max_length: int | None,
+    max_global_tokens: int | None,
+    block_size: int | None,
+    opset: int | None,
+    revision: str | None,
+    overwrite: bool,
+    no_validate: bool,
+    as_json: bool,
+) -> None:
+    """Export MODEL (a hub id or a local directory) to a bundle, proved equal to PyTorch."""
+    quiet_libraries()
+    from longserve.serving.runtime.manifest import Precision
+
+    from .exporter import ExportSettings, export_bundle
+    from .exporter_config import parse_task
+    from .graph import DEFAULT_OPSET
+    from .progress import TerminalProgress
+
+    settings = ExportSettings(
+        precision=Precision(precision),
+        max_length=max_length,
+        max_global_tokens=max_global_tokens,
+        block_size=block_size,
+        opset=DEFAULT_OPSET if opset is None else opset,
+        validate=not no_validate,
+    )
+    with stop_on_signals(), TerminalProgress() as progress:
+        result = export_bundle(
+            model,
+            parse_task(task),
+            output,
+            settings=settings,
+            revision=revision,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(
+            json.dumps({"bundle": str(result.path), "manifest": json.loads(result.manifest.to_json())})
+        )
+        return
+    click.echo(f"wrote {result.path}")
+    if result.parity is None:
+        click.echo("not compared with PyTorch: the bundle is marked unvalidated")
+    else:
+        print_parity(result.parity)
+
+
+@click.command("validate")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--reference", required=True, metavar="MODEL", help="The checkpoint: hub id or local directory."
+)
+@click.option("--revision", help="Branch, tag or commit of a hub repository [the manifest's].")
+@click.option(
+    "--provider",
+    default="CPUExecutionProvider",
+    show_default=True,
+    help="ONNX Runtime execution provider to run the bundle on.",
+)
+@click.option(
+    "--texts",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help='Also compare predictions on your texts: JSON lines of {"text"} or {"question", "context"}.',
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the random inputs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
+def validate_command(
+    bundle: Path,
+    reference: str,
+    revision: str | None,
+    provider: str,
+    texts: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Compare BUNDLE with the checkpoint it was exported from, on this machine."""
+    quiet_libraries()
+    from longserve.serving.runtime.bundle import Bundle
+
+    from .exporter import validate_bundle
+    from .progress import TerminalProgress
+    from .text_parity import read_texts
+
+    opened = Bundle.open(bundle)
+    own = read_texts(texts, opened.manifest.task) if texts is not None else []
+    with stop_on_signals(), TerminalProgress() as progress:
+        result = validate_bundle(
+            opened, reference, revision=revision, provider=provider, texts=own, seed=seed, progress=progress
+        )
+    if as_json:
+        report = json.loads(result.parity.to_json())
+        report["texts"] = None if result.texts is None else dataclasses.asdict(result.texts)
+        click.echo(json.dumps(report, indent=1))
+    else:
+        print_parity(result.parity)
+        if result.texts is not None:
+            _print_texts(result.texts)
+    result.parity.raise_if_failed()
+
+
+def print_parity(report: ParityReport) -> None:
+    """Print a report's summary as a table: one row per layout and length class, and the worst case."""
+    from rich.console import Console
+    from rich.table import Table
+
+    summary = report.summary()
+    table = Table(
+        title=f"parity with PyTorch, {report.precision.value} on {report.runs_on}", title_justify="left"
+    )
+    for heading in ("layout", "cases", "max abs", "max relative", "min cosine", "same argmax", "result"):
+        table.add_column(heading, justify="left" if heading in ("layout", "result") else "right")
+    for layout in sorted({result.layout for result in report.results}):
+        rows = [result for result in report.results if result.layout == layout]
+        failed = [result for result in rows if result in report.failures]
+        predictions = sum(result.predictions for result in rows)
+        table.add_row(
+            layout,
+            str(len(rows)),
+            f"{max(result.max_abs for result in rows):.2e}",
+            f"{max(result.max_relative for result in rows):.2e}",
+            f"{min(result.cosine for result in rows):.7f}",
+            f"{sum(result.agreeing for result in rows) / predictions:.2%}",
+            "passed" if not failed else f"{len(failed)} failed",
+        )
+    # a fixed width where the output is no terminal: a table must not be cut there
+    console = Console(width=None if Console().is_terminal else 110)
+    console.print(table)
+    console.print(
+        f"worst: {summary.worst_case} at {summary.max_relative:.2e}, allowed {summary.tolerance:.0e}",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _print_texts(compared: TextParity) -> None:
+    click.echo(
+        f"texts: {compared.same} of {compared.texts} predictions equal"
+        + ("" if compared.f1 is None else f", span F1 {compared.f1:.4f}")
+        + f", largest score difference {compared.largest_score_difference:.2e}"
+    )
+    if compared.differing:
+        click.echo("differing texts: " + ", ".join(str(number) for number in compared.differing))
+
+
+def quiet_libraries() -> None:
+    """Keep transformers' and the hub's own progress bars and advice off the terminal; errors still show."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that nothing half written is left behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> Any:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
