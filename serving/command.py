@@ -74,7 +74,9 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             raise _missing_import(cmd_name, error) from error
         if not isinstance(command, click.Command):
-            raise click.ClickException(f"the entry point {entry.value} is no click command; reinstall longserve")
+            raise click.ClickException(
+                f"the entry point {entry.value} is no click command; reinstall longserve"
+            )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -50,9 +50,9 @@ def build_repository(
 ) -> BuiltModels:
     """Write `NAME_encoder` and `NAME` into the repository `output`, which is made if need be.
 
-    Each model is written aside and put in place when it is complete. A model of that name that longserve wrote
-    is replaced as a whole; other models are left alone. Large files are hard links to the bundle's where the file
-    system allows it.
+    Each model is written aside and put in place when it is complete. A model of that name that longserve
+    wrote is replaced as a whole; other models are left alone. Large files are hard links to the bundle's
+    where the file system allows it.
 
     Args:
         bundle: the bundle or its path; every file's hash is checked first.
@@ -85,7 +85,8 @@ def build_repository(
                 _put_in_place(staged / target.name, target, staged)
     except OSError as error:
         raise RepositoryError(
-            f"cannot write {error.filename or root}: {error.strerror or error}; make room or choose another directory"
+            f"cannot write {error.filename or root}: {error.strerror or error}; "
+            "make room, or choose another directory"
         ) from error
     return BuiltModels(encoder=targets[0], text=targets[1] if len(targets) > 1 else None)
 

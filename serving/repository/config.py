@@ -17,7 +17,14 @@ from ..runtime.manifest import Layout, Manifest, Task
 from .options import Backend, RepositoryOptions
 from .warmup import INPUT_IDS, WarmupSample
 
-__all__ = ["SCHEMA_PARAMETER", "encoder_config", "encoder_name", "parse_config", "render_config", "text_config"]
+__all__ = [
+    "SCHEMA_PARAMETER",
+    "encoder_config",
+    "encoder_name",
+    "parse_config",
+    "render_config",
+    "text_config",
+]
 
 SCHEMA_PARAMETER = "longserve_schema"
 """Parameter that marks a model as written by longserve."""
@@ -66,7 +73,9 @@ def encoder_config(
     for tensor in graph.outputs:
         width = tensor.axes[-1] if manifest.task is Task.TEXT_CLASSIFICATION else -1
         if not isinstance(width, int):
-            raise RepositoryError(f"the graph's output {tensor.name} has no fixed width; export the bundle again")
+            raise RepositoryError(
+                f"the graph's output {tensor.name} has no fixed width; export the bundle again"
+            )
         config.output.add(name=tensor.name, data_type=_triton_type(tensor.dtype), dims=[width])
     config.instance_group.add(kind=triton.ModelInstanceGroup.KIND_CPU, count=options.instances)
     config.dynamic_batching.max_queue_delay_microseconds = round(options.max_queue_delay * _MICROSECONDS)
@@ -208,4 +217,4 @@ def _add_warmup(config: Any, sample: WarmupSample) -> None:
 def _triton_type(dtype: str) -> int:
     if dtype not in _NUMPY_TO_TRITON:
         raise RepositoryError(f"the graph has a tensor of type {dtype}, which a Longformer's has not")
-    return _NUMPY_TO_TRITON[dtype]
+    return int(_NUMPY_TO_TRITON[dtype])

@@ -28,9 +28,8 @@ class RepositoryOptions:
 
     Attributes:
         backend: what runs the encoder.
-        instances: encoder instances that run at the same time, each with its own copy of the weights in memory
-            (python backend) or of the session (onnxruntime backend).
-        threads: intra-op threads of each encoder instance; 0: the cores of the machine divided by `instances`.
+        instances: encoder instances that run at the same time, each with the weights in memory.
+        threads: intra-op threads of each encoder instance; 0: the machine's cores divided by `instances`.
         max_batch_size: most sequences (encoder) or texts (text model) of one execution, and of one request.
         max_tokens_per_run: most tokens of one run of the graph with the python backend; what goes beyond is
             split into several runs. It bounds the memory. 0: twice the model's length, at least 8192.
@@ -70,7 +69,7 @@ class RepositoryOptions:
         if in_flight > self.max_queue_size:
             raise RepositoryError(
                 f"{self.text_instances} text instances with {self.max_in_flight} encoder requests each could "
-                f"overrun the encoder's queue of {self.max_queue_size}; give max_queue_size {in_flight} or more"
+                f"overrun the encoder's queue of {self.max_queue_size}; give a max_queue_size of {in_flight}"
             )
 
 
@@ -82,7 +81,7 @@ def check_name(name: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise RepositoryError(
-            f"the model name is {name!r}; use letters, digits, '_', '-' and '.', beginning with a letter or digit"
+            f"the model name is {name!r}; use letters, digits, '_', '-' and '.', a letter or digit first"
         )
 
 

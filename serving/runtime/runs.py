@@ -10,8 +10,8 @@ __all__ = ["plan_runs"]
 def plan_runs(lengths: Sequence[int], max_tokens: int) -> list[range]:
     """Cut a list of sequences into runs of at most `max_tokens` tokens, in order.
 
-    A run's memory grows with its tokens, and a packed run is no faster per token beyond some thousands of them,
-    so a bound costs nothing. A sequence that is longer than the bound gets a run of its own.
+    A run's memory grows with its tokens, so they are bounded. A sequence that is longer than the bound gets a
+    run of its own.
 
     Args:
         lengths: tokens of each sequence.

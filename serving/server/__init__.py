@@ -1,1 +1,7 @@
-"""See the modules."""
+"""The embedded Triton server: finding one, starting and stopping it, and what this machine lacks for it."""
+
+from .installation import TritonInstallation, find_triton
+from .ports import Ports
+from .process import ServerUrls, TritonServer
+
+__all__ = ["Ports", "ServerUrls", "TritonInstallation", "TritonServer", "find_triton"]

@@ -72,7 +72,13 @@ def find_libpython() -> Path | None:
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     configured = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
     prefix = Path(sys.base_prefix)
-    candidates = [configured, configured / multiarch, prefix / "lib", prefix / "lib64", prefix / "lib" / multiarch]
+    candidates = [
+        configured,
+        configured / multiarch,
+        prefix / "lib",
+        prefix / "lib64",
+        prefix / "lib" / multiarch,
+    ]
     for directory in candidates:
         if (directory / name).is_file():
             return directory / name
@@ -116,8 +122,8 @@ def _python_directory(directory: Path) -> Path:
     """Return a directory whose `python3` is the running Python with its packages."""
     if sys.prefix != sys.base_prefix:
         return Path(sys.prefix) / "bin"
-    # Outside a virtual environment python3 may be another version than the running one (/usr/bin), so give the
-    # stub a link of the right name; Python follows it to find its standard library.
+    # Outside a virtual environment python3 may be another version than the running one (/usr/bin), so give
+    # the stub a link of the right name; Python follows it to find its standard library.
     links = directory / "bin"
     links.mkdir()
     (links / "python3").symlink_to(Path(sys.executable).resolve())

@@ -50,7 +50,9 @@ class TritonInstallation:
     def stub_versions(self) -> list[str]:
         """Python versions that the wheel brings a stub for, oldest first."""
         found = (self._wheel() / "tritonserver" / "python_backend_stubs").glob(f"*/{STUB_NAME}")
-        return sorted((path.parent.name for path in found), key=lambda name: [int(n) for n in name.split(".")])
+        return sorted(
+            (path.parent.name for path in found), key=lambda name: [int(n) for n in name.split(".")]
+        )
 
     def _wheel(self) -> Path:
         assert self.wheel is not None, "asked only of the wheel's Triton"
@@ -61,7 +63,7 @@ STUB_NAME = "triton_python_backend_stub"
 
 
 def find_triton() -> TritonInstallation:
-    """Find a Triton: `tritonserver` on PATH (NVIDIA's container), else the one in the `nvidia-pytriton` wheel.
+    """Find a Triton: `tritonserver` on PATH (NVIDIA's container), else in the `nvidia-pytriton` wheel.
 
     Raises:
         TritonNotFound: neither is there.
@@ -75,8 +77,8 @@ def find_triton() -> TritonInstallation:
         if os.access(executable, os.X_OK):
             return TritonInstallation(executable=executable, origin=_wheel_name(), wheel=package)
         raise TritonNotFound(
-            f"{package} is installed but has no executable {executable.relative_to(package)}; there are wheels "
-            f"of {WHEEL} for Linux on x86_64 and aarch64 only (this is {sysconfig.get_platform()})"
+            f"{package} is installed but has no executable {executable.relative_to(package)}; there are "
+            f"wheels of {WHEEL} for Linux on x86_64 and aarch64 only (this is {sysconfig.get_platform()})"
         )
     raise TritonNotFound(
         f"there is no tritonserver on PATH and no {WHEEL} in this Python environment; "

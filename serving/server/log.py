@@ -45,7 +45,7 @@ class ServerLog:
             return list(self._lines)
 
     def failures(self, limit: int = 8) -> list[str]:
-        """The last lines that tell of an error, without time stamps; the last lines of any kind if none does."""
+        """The last lines that tell of an error, without time stamps; the last of any kind if none does."""
         lines = self.lines()
         relevant = [_plain(line) for line in lines if _concerns(line, "EF")]
         relevant = list(dict.fromkeys(relevant)) or [line for line in lines if line.strip()]

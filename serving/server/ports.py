@@ -55,8 +55,8 @@ class Ports:
                     taken.append(f"{port} ({name})")
         if taken:
             raise PortInUse(
-                f"taken on {host}: port {', port '.join(taken)}; stop what listens there, or choose others with "
-                "--http-port, --grpc-port and --metrics-port (0 picks a free one)"
+                f"taken on {host}: port {', port '.join(taken)}; stop what listens there, or choose others "
+                "with --http-port, --grpc-port and --metrics-port (0 picks a free one)"
             )
         return Ports(**found)
 

@@ -171,7 +171,8 @@ class TritonServer:
                 raise self._ended(process.returncode)
             if time.monotonic() > deadline:
                 raise ServerFailed(
-                    f"Triton was not ready after {self._ready_timeout:g} s; its last lines:\n{self._failures()}"
+                    f"Triton was not ready after {self._ready_timeout:g} s; its last lines:\n"
+                    f"{self._failures()}"
                 )
             time.sleep(_POLL_SECONDS)
 
@@ -182,7 +183,7 @@ class TritonServer:
         except subprocess.TimeoutExpired:
             return None
 
-    def failure(self) -> ServerFailed:
+    def failure(self) -> ServerError:
         """The error that says how an ended server ended."""
         return self._ended(self._running().poll())
 
@@ -191,18 +192,18 @@ class TritonServer:
 
         Afterwards no process and no shared memory of it is left. Does nothing if it is not running.
         """
-        process = self._process
-        if process is not None:
-            self._process = None
-            try:
+        process, self._process = self._process, None
+        try:
+            if process is not None:
                 self._terminate(process)
-            finally:
+        finally:  # also when a second signal ends the waiting
+            if process is not None:
                 _kill_group(process)
                 if self._log is not None:
                     self._log.finish(_KILL_SECONDS)
-        for region in _SHARED_MEMORY.glob(f"{self._prefix}*"):
-            region.unlink(missing_ok=True)
-        self._remove_directory()
+            for region in _SHARED_MEMORY.glob(f"{self._prefix}*"):
+                region.unlink(missing_ok=True)
+            self._remove_directory()
 
     def _terminate(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
@@ -276,7 +277,9 @@ def _check_repository(repository: Path) -> None:
     if not repository.is_dir():
         raise RepositoryError(f"{repository} is no directory; build one with `longserve repo`")
     if not any(repository.glob("*/config.pbtxt")):
-        raise RepositoryError(f"{repository} holds no model; build one with `longserve repo BUNDLE -o {repository}`")
+        raise RepositoryError(
+            f"{repository} holds no model; build one with `longserve repo BUNDLE -o {repository}`"
+        )
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -289,7 +292,8 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 def _end_with_parent() -> Callable[[], None] | None:
     """Return what makes the child get SIGTERM when this process dies without stopping it (SIGKILL).
 
-    Linux sends that signal when the *thread* that started the child ends, so only the main thread may ask for it.
+    Linux sends that signal when the *thread* that started the child ends, so only the main thread may ask
+    for it.
     """
     if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         return None

@@ -1,7 +1,8 @@
 """The encoder as a Triton model: token ids in, logits out (python backend, ONNX Runtime).
 
-Triton hands `execute` requests of different lengths, which its dynamic batcher put together because the inputs
-allow ragged batches. Their sequences go end to end into one run of the packed graph: there is no padding.
+Triton hands `execute` requests of different lengths, which its dynamic batcher put together because the
+inputs allow ragged batches. Their sequences go end to end into one run of the packed graph,
+without padding.
 """
 
 from __future__ import annotations

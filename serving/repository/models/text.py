@@ -1,7 +1,7 @@
 """The text model for Triton: texts in, labels or answers out (python backend).
 
-It tokenizes, cuts long documents into windows, has them encoded by the encoder model and decodes. All windows of
-all requests go to the encoder at the same time, one request each, so that its batcher packs them.
+It tokenizes, cuts long documents into windows, has them encoded by the encoder model and decodes. All windows
+of all requests go to the encoder at the same time, one request each, so that its batcher packs them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from longserve_runtime.bundle import Bundle
 from longserve_runtime.errors import EngineError, InvalidInput, ServingError
 from longserve_runtime.options import ClassificationOptions, QuestionAnsweringOptions
 from longserve_runtime.packing import EncoderOutput, EncoderSequence
-from longserve_runtime.pipeline import QuestionAnsweringPipeline, make_pipeline
+from longserve_runtime.pipeline import ClassificationPipeline, QuestionAnsweringPipeline, make_pipeline
 from longserve_runtime.results import Answer, Classification
 
 _TOKENIZER = "tokenizer.json"
@@ -74,28 +74,27 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(error=failure)
 
     async def _answer(self, request: Any) -> list[Any]:
-        parameters = _parameters(request)
         if isinstance(self._pipeline, QuestionAnsweringPipeline):
-            return await self._answer_questions(request, parameters)
-        return await self._classify(request, parameters)
+            return await self._answer_questions(self._pipeline, request)
+        return await self._classify(self._pipeline, request)
 
-    async def _classify(self, request: Any, parameters: dict[str, Any]) -> list[Any]:
-        options = ClassificationOptions.from_parameters(parameters)
+    async def _classify(self, pipeline: ClassificationPipeline, request: Any) -> list[Any]:
+        options = ClassificationOptions.from_parameters(_parameters(request))
         texts = _texts(request, "TEXT")
-        prepared = [_in_row(i, texts, self._pipeline.prepare, text, options) for i, text in enumerate(texts)]
+        prepared = [_in_row(i, texts, pipeline.prepare, text, options) for i, text in enumerate(texts)]
         encoded = await asyncio.gather(*(self._encode(item.sequences) for item in prepared))
-        results = [self._pipeline.finish(item, outputs) for item, outputs in zip(prepared, encoded, strict=True)]
+        results = [pipeline.finish(item, outputs) for item, outputs in zip(prepared, encoded, strict=True)]
         return _classification_tensors(results)
 
-    async def _answer_questions(self, request: Any, parameters: dict[str, Any]) -> list[Any]:
-        options = QuestionAnsweringOptions.from_parameters(parameters)
+    async def _answer_questions(self, pipeline: QuestionAnsweringPipeline, request: Any) -> list[Any]:
+        options = QuestionAnsweringOptions.from_parameters(_parameters(request))
         questions, contexts = _texts(request, "QUESTION"), _texts(request, "CONTEXT")
         prepared = [
-            _in_row(i, questions, self._pipeline.prepare, question, context, options)
+            _in_row(i, questions, pipeline.prepare, question, context, options)
             for i, (question, context) in enumerate(zip(questions, contexts, strict=True))
         ]
         encoded = await asyncio.gather(*(self._encode(item.sequences) for item in prepared))
-        results = [self._pipeline.finish(item, outputs) for item, outputs in zip(prepared, encoded, strict=True)]
+        results = [pipeline.finish(item, outputs) for item, outputs in zip(prepared, encoded, strict=True)]
         return _answer_tensors(results, [(item.tokens, len(item.sequences)) for item in prepared])
 
     async def _encode(self, sequences: Sequence[EncoderSequence]) -> list[EncoderOutput]:
@@ -110,7 +109,10 @@ class TritonPythonModel:
             raise
 
     def _encode_one(self, sequence: EncoderSequence) -> EncoderOutput:
-        inputs = [("input_ids", sequence.input_ids), ("global_attention_mask", sequence.global_attention_mask)]
+        inputs = [
+            ("input_ids", sequence.input_ids),
+            ("global_attention_mask", sequence.global_attention_mask),
+        ]
         if self._pipeline.manifest.type_vocab_size > 1:
             # NVIDIA's onnxruntime backend knows no optional ragged input, so it is always sent.
             types = sequence.token_type_ids

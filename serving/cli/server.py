@@ -1,0 +1,243 @@
+"""`longserve repo`, `serve` and `doctor`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from ..repository.options import Backend, RepositoryOptions
+
+__all__ = ["doctor_command", "repo_command", "serve_command"]
+
+_DEFAULT_REPOSITORY = "model_repository"
+_DEFAULTS = RepositoryOptions()
+
+
+@click.command("repo")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="Name of the text model; the encoder is NAME_encoder.")
+@click.option(
+    "--backend",
+    type=click.Choice([backend.value for backend in Backend]),
+    default=_DEFAULTS.backend.value,
+    show_default=True,
+    help="What runs the encoder: python for `longserve serve`, onnxruntime for NVIDIA's container.",
+)
+@click.option(
+    "--instances", type=int, default=_DEFAULTS.instances, show_default=True, help="Encoder instances."
+)
+@click.option(
+    "--threads",
+    type=int,
+    default=_DEFAULTS.threads,
+    help="Threads of each encoder instance.  [default: cores divided by instances]",
+)
+@click.option(
+    "--max-batch-size",
+    type=int,
+    default=_DEFAULTS.max_batch_size,
+    show_default=True,
+    help="Most sequences or texts of one execution, and of one request.",
+)
+@click.option(
+    "--max-queue-size",
+    type=int,
+    default=_DEFAULTS.max_queue_size,
+    show_default=True,
+    help="Requests that may wait for each model; one more is refused.",
+)
+@click.option(
+    "--queue-timeout",
+    type=float,
+    default=_DEFAULTS.queue_timeout,
+    show_default=True,
+    help="Seconds that a text may wait before it is refused.",
+)
+@click.option(
+    "--portable",
+    is_flag=True,
+    help="Leave the bundle's fingerprint out of the configurations, so that they can be kept in git.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=_DEFAULT_REPOSITORY,
+    show_default=True,
+    help="The model repository.",
+)
+def repo_command(
+    bundle: Path,
+    name: str,
+    backend: str,
+    instances: int,
+    threads: int,
+    max_batch_size: int,
+    max_queue_size: int,
+    queue_timeout: float,
+    portable: bool,
+    output: Path,
+) -> None:
+    """Build the Triton models NAME and NAME_encoder from BUNDLE.
+
+    Models of these names that longserve wrote are replaced; others in the repository are left alone.
+    """
+    from ..repository.builder import build_repository
+
+    options = RepositoryOptions(
+        backend=Backend(backend),
+        instances=instances,
+        threads=threads,
+        max_batch_size=max_batch_size,
+        max_queue_size=max_queue_size,
+        queue_timeout=queue_timeout,
+        portable=portable,
+    )
+    built = build_repository(bundle, name, output, options)
+    click.echo(str(built.encoder))
+    if built.text is None:
+        click.echo(f"{bundle} has no tokenizer, so there is no text model, only the encoder", err=True)
+    else:
+        click.echo(str(built.text))
+
+
+@click.command("serve")
+@click.argument("repository", type=click.Path(path_type=Path), default=_DEFAULT_REPOSITORY)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--http-port", type=int, default=8000, show_default=True, help="0 picks a free one.")
+@click.option("--grpc-port", type=int, default=8001, show_default=True, help="0 picks a free one.")
+@click.option("--metrics-port", type=int, default=8002, show_default=True, help="0 picks a free one.")
+@click.option(
+    "--ready-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="Seconds that the models may take to load.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Seconds that requests under way get at a stop.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the URLs as one JSON document.")
+@click.option("-v", "--verbose", is_flag=True, help="Pass on everything that Triton logs.")
+def serve_command(
+    repository: Path,
+    host: str,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    ready_timeout: float,
+    grace: float,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Serve the models of REPOSITORY with Triton until SIGTERM or Ctrl-C.
+
+    The URLs are printed when every model is ready. Triton's warnings and errors go to stderr.
+    """
+    from ..server.ports import Ports
+    from ..server.process import TritonServer
+
+    server = TritonServer(
+        repository,
+        host=host,
+        ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port),
+        log=sys.stderr,
+        verbose=verbose,
+        ready_timeout=ready_timeout,
+        grace=grace,
+    )
+    click.echo(f"starting Triton on {repository}", err=True)
+    try:
+        with _stop_on_signals(), server:
+            urls = {**asdict(server.urls), "models": _model_names(repository)}
+            click.echo(json.dumps(urls) if as_json else _table(urls))
+            sys.stdout.flush()
+            server.wait()
+            raise server.failure()
+    except _StopRequested as stop:
+        click.echo(f"stopped by {stop.name}", err=True)
+
+
+class _StopRequested(BaseException):
+    """A signal asked for an orderly stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.name = signal.Signals(number).name
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into `_StopRequested`, which unwinds through the server's stop."""
+
+    def request_stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise _StopRequested(number)
+
+    previous = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _model_names(repository: Path) -> list[str]:
+    return sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+
+
+def _table(urls: dict[str, object]) -> str:
+    lines = []
+    for name, value in urls.items():
+        shown = ", ".join(value) if isinstance(value, list) else value
+        lines.append(f"{name:<8} {shown}")
+    return "\n".join(lines)
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON document.")
+def doctor_command(as_json: bool) -> None:
+    """Show what is installed and usable here, and what to do where it falls short.
+
+    Starts a Triton for a moment to see that it works. Exit status 0: this machine can serve; 1: it cannot.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..server.doctor import Status, examine
+
+    with Console(stderr=True).status("looking around"):
+        findings = list(examine())
+    usable = all(finding.status is not Status.SHORT for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"usable": usable, "findings": [asdict(finding) for finding in findings]}))
+    else:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("", "", "found", "what to do"):
+            table.add_column(heading, overflow="fold")
+        styles = {Status.OK: "green", Status.SHORT: "bold red", Status.ABSENT: "dim"}
+        for finding in findings:
+            status = f"[{styles[finding.status]}]{finding.status.value}[/]"
+            table.add_row(finding.name, status, _literal(finding.found), _literal(finding.remedy))
+        Console().print(table)
+        click.echo("this machine can serve" if usable else "this machine cannot serve yet: see 'short' above")
+    if not usable:
+        sys.exit(1)
+
+
+def _literal(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
