@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import overload
@@ -22,6 +22,7 @@ from ..runtime.pipeline import (
     run,
 )
 from ..runtime.results import Answer, Classification
+from ..runtime.runs import plan_runs
 from .calls import Texts, as_pairs, as_texts, given_parameters, naming_text
 
 __all__ = ["LocalClient"]
@@ -213,20 +214,7 @@ class LocalClient:
         if self._engine is None:
             raise EngineError(f"the client of the bundle {self._path} is closed; open a new one")
         outputs: list[EncoderOutput] = []
-        for group in _groups(sequences, self._manifest.max_length):
-            outputs.extend(encode(self._engine, group, self._manifest))
+        # No more tokens at once than one longest sequence has, which bounds the memory
+        for indices in plan_runs([s.input_ids.size for s in sequences], self._manifest.max_length):
+            outputs.extend(encode(self._engine, [sequences[i] for i in indices], self._manifest))
         return outputs
-
-
-def _groups(sequences: Sequence[EncoderSequence], most_tokens: int) -> Iterator[list[EncoderSequence]]:
-    """Split sequences into runs of no more tokens than one longest sequence has, to bound the memory."""
-    group: list[EncoderSequence] = []
-    tokens = 0
-    for sequence in sequences:
-        if group and tokens + sequence.input_ids.size > most_tokens:
-            yield group
-            group, tokens = [], 0
-        group.append(sequence)
-        tokens += sequence.input_ids.size
-    if group:
-        yield group

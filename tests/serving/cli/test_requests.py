@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from longserve.serving.cli.requests import ask_command, classify_command
+from longserve.serving.runtime.errors import BundleNotFound, InvalidInput, ServerUnavailable
+
+TEXT = "the miller of the valley counted seven lanterns and two bridges"
+
+
+def run(*arguments: str | Path, given: bytes | None = None) -> Result:
+    name, *rest = map(str, arguments)
+    command = {"classify": classify_command, "ask": ask_command}[name]
+    return CliRunner().invoke(command, rest, input=given)
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Path:
+    path = tmp_path / "document.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def test_classify_prints_a_line_per_label(document: Path, classification_bundle: Path) -> None:
+    result = run("classify", "--bundle", classification_bundle, document)
+    assert result.exit_code == 0, result.output
+    file, label, score, tokens, windows = result.stdout.rstrip("\n").split("\t")
+    assert file == str(document)
+    assert label in {"alpha", "beta", "gamma", "delta", "epsilon"}
+    assert 0.2 < float(score) <= 1 and int(tokens) > 10 and windows == "1"
+    result = run("classify", "--bundle", classification_bundle, "--top-k", "5", document)
+    assert len(result.stdout.splitlines()) == 5
+
+
+def test_classify_json_is_one_document_a_line_in_the_files_order(
+    document: Path, tmp_path: Path, classification_bundle: Path
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("clé \U0001f511 " * 400, encoding="utf-8")
+    result = run("classify", "--json", "--bundle", classification_bundle, other, "-", document, given=b"fox")
+    assert result.exit_code == 0, result.output
+    documents = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [entry["file"] for entry in documents] == [str(other), "-", str(document)]
+    assert documents[0]["windows"] > 1
+    assert set(documents[1]) == {"file", "label", "score", "scores", "tokens", "windows"}
+
+
+def test_ask_answers_with_offsets_into_the_file(document: Path, qa_bundle: Path) -> None:
+    result = run("ask", "--json", "--bundle", qa_bundle, "--top-k", "3", "who counted?", document)
+    assert result.exit_code == 0, result.output
+    (entry,) = map(json.loads, result.stdout.splitlines())
+    assert entry["question"] == "who counted?"
+    assert len(entry["answers"]) == 3
+    for answer in entry["answers"]:
+        assert TEXT[answer["start"] : answer["end"]] == answer["answer"]
+    plain = run("ask", "--bundle", qa_bundle, "who counted?", "-", given=TEXT.encode())
+    assert plain.stdout.split("\t")[0] == entry["answers"][0]["answer"]
+
+
+def test_a_file_that_is_not_utf8_is_named_with_the_byte(tmp_path: Path, classification_bundle: Path) -> None:
+    path = tmp_path / "latin.txt"
+    path.write_bytes(b"caf\xe9 au lait")
+    result = run("classify", "--bundle", classification_bundle, path)
+    assert isinstance(result.exception, InvalidInput)
+    assert str(result.exception) == f"{path} is not UTF-8: byte 0xe9 at offset 3; convert it"
+
+
+def test_an_unusable_text_is_named_with_its_file_after_the_results_before_it(
+    document: Path, tmp_path: Path, classification_bundle: Path
+) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_bytes(b"")
+    result = run("classify", "--bundle", classification_bundle, document, empty, document)
+    assert isinstance(result.exception, InvalidInput)
+    assert str(result.exception).startswith(f"{empty}: the text is empty")
+    assert len(result.stdout.splitlines()) == 1
+    result = run("classify", "--bundle", classification_bundle, "-", given=b"")
+    assert str(result.exception).startswith("standard input: the text is empty")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("classify",),
+        ("classify", "/nowhere/file.txt"),
+        ("classify", "/"),
+        ("ask", "question only"),
+        ("classify", "--top-k", "0", "-"),
+        ("classify", "--timeout", "0", "-"),
+        ("classify", "--bundle", "b", "--url", "grpc://localhost", "-"),
+        ("classify", "--bundle", "b", "--model", "m", "-"),
+        ("ask", "--bundle", "b", "--timeout", "3", "q", "-"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments, given=b"text")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Usage:" in result.stderr
+
+
+def test_failures_are_typed(document: Path, tmp_path: Path) -> None:
+    assert isinstance(run("classify", "--bundle", tmp_path, document).exception, BundleNotFound)
+    assert isinstance(run("classify", "--url", "localhost:8000", document).exception, InvalidInput)
+    for url in ("grpc://127.0.0.1:1", "http://127.0.0.1:1"):
+        assert isinstance(run("ask", "--url", url, "q", document).exception, ServerUnavailable)
+
+
+def test_the_command_ends_with_1_and_one_line_on_stderr(document: Path) -> None:
+    script = "from longserve.serving.command import main; main()"
+    arguments = ["classify", "--url", "http://127.0.0.1:1", str(document)]
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "http://127.0.0.1:1 is not available" in done.stderr
+
+
+def test_a_terminal_gets_a_table_and_no_control_characters(tmp_path: Path, qa_bundle: Path) -> None:
+    path = tmp_path / "escape.txt"
+    path.write_text("\x1b[31mred [bold]\x07 fox", encoding="utf-8")
+    script = (
+        "from longserve.serving.cli.requests import ask_command\n"
+        f"ask_command(['--bundle', {str(qa_bundle)!r}, '--top-k', '40', 'who?', {str(path)!r}])"
+    )
+    master, slave = pty.openpty()
+    environment = {**os.environ, "TERM": "dumb", "COLUMNS": "100"}
+    done = subprocess.Popen([sys.executable, "-c", script], stdout=slave, stderr=slave, env=environment)
+    os.close(slave)
+    output = b""
+    while True:
+        try:
+            piece = os.read(master, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        output += piece
+    os.close(master)
+    assert done.wait(60) == 0
+    text = output.decode()
+    assert "answer" in text and "score" in text and "[bold]" in text
+    assert "\x1b" not in text and "\x07" not in text

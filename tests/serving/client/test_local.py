@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from longserve.serving import (
+    BundleNotFound,
+    Client,
+    EngineError,
+    InvalidInput,
+    LocalClient,
+    SessionSettings,
+)
+
+pytestmark = pytest.mark.timeout(300)
+TEXT = "the miller of the valley counted seven lanterns and two bridges, clé \U0001f511 "
+
+
+@pytest.fixture(scope="module")
+def classifier(classification_bundle: Path) -> LocalClient:
+    return LocalClient(classification_bundle, settings=SessionSettings(threads=1))
+
+
+@pytest.fixture(scope="module")
+def reader(qa_bundle: Path) -> LocalClient:
+    return LocalClient(qa_bundle, settings=SessionSettings(threads=1))
+
+
+def test_a_classification_equals_transformers(
+    classifier: LocalClient, classification_checkpoint: Path
+) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(classification_checkpoint).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(classification_checkpoint)
+    encoded = tokenizer(TEXT, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**encoded).logits.softmax(-1)[0].numpy()
+    result = classifier.classify(TEXT)
+    assert result.tokens == encoded["input_ids"].shape[1]
+    assert result.windows == 1
+    for index, label in model.config.id2label.items():
+        assert result.scores[label] == pytest.approx(expected[index], abs=1e-5)
+    assert list(result.scores.values()) == sorted(result.scores.values(), reverse=True)
+
+
+def test_an_answer_equals_transformers(reader: LocalClient, qa_checkpoint: Path) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    model = transformers.AutoModelForQuestionAnswering.from_pretrained(qa_checkpoint).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(qa_checkpoint)
+    question = "who counted the lanterns?"
+    encoded = tokenizer(question, TEXT, return_tensors="pt", return_offsets_mapping=True)
+    offsets = encoded.pop("offset_mapping")[0].numpy()
+    with torch.no_grad():
+        output = model(**encoded)
+    ids = encoded["input_ids"][0].numpy()
+    context = np.arange(np.flatnonzero(ids == 2)[1] + 1, ids.size - 1)
+    kept = [0, *context]
+    start = output.start_logits[0, kept].softmax(-1).numpy()[1:]
+    end = output.end_logits[0, kept].softmax(-1).numpy()[1:]
+    scores = np.tril(np.triu(np.outer(start, end)), 30 - 1)
+    first, last = np.unravel_index(scores.argmax(), scores.shape)
+    (answer,) = reader.answer(question, TEXT)
+    assert answer.score == pytest.approx(scores.max(), rel=1e-3)
+    widened = TEXT[offsets[context[first]][0] : offsets[context[last]][1]]
+    assert answer.answer == widened.strip()
+    assert TEXT[answer.start : answer.end] == answer.answer
+    assert answer.tokens == ids.size
+
+
+def test_long_texts_take_windows_and_many_texts_keep_their_order(classifier: LocalClient) -> None:
+    texts = [TEXT, TEXT * 60, "fox", TEXT * 3]
+    together = classifier.classify(texts)
+    assert [r.windows > 1 for r in together] == [False, True, False, False]
+    for text, result in zip(texts, together, strict=True):
+        alone = classifier.classify(text)
+        assert (alone.label, alone.tokens, alone.windows) == (result.label, result.tokens, result.windows)
+        assert alone.score == pytest.approx(result.score, abs=1e-5)
+
+
+def test_windows_of_a_classifier_combine_as_told(classifier: LocalClient) -> None:
+    long = TEXT * 60
+    mean = classifier.classify(long)
+    best = classifier.classify(long, window_combination="max", top_k=2)
+    assert sum(mean.scores.values()) == pytest.approx(1)
+    assert len(best.scores) == 2
+    assert best.score != pytest.approx(mean.score, abs=1e-7)
+    assert classifier.classify(long, stride=0).windows < classifier.classify(long, stride=300).windows
+
+
+def test_answers_of_long_contexts_are_slices_of_it(reader: LocalClient) -> None:
+    context = " \U0001f511 ".join(f"{TEXT}{i}" for i in range(60))
+    answers = reader.answer("who?", context, top_k=20, handle_impossible_answer=True)
+    assert len(answers) == 20
+    assert answers[0].windows > 2
+    assert [a.score for a in answers] == sorted((a.score for a in answers), reverse=True)
+    for answer in answers:
+        assert context[answer.start : answer.end] == answer.answer
+    assert [a[0].answer for a in reader.answer(["who?", "what?"], [context, TEXT])] == [
+        reader.answer("who?", context)[0].answer,
+        reader.answer("what?", TEXT)[0].answer,
+    ]
+
+
+def test_bad_input_is_named_with_its_index(classifier: LocalClient, reader: LocalClient) -> None:
+    with pytest.raises(InvalidInput, match=r"^the text is empty"):
+        classifier.classify("")
+    with pytest.raises(InvalidInput, match=r"^text 1: the text is only whitespace"):
+        classifier.classify(["a", " "])
+    with pytest.raises(InvalidInput, match=r"^text 1: the context has a NUL"):
+        reader.answer("q", ["a", "b\0"])
+    with pytest.raises(InvalidInput, match=r"^top_k is 0"):
+        classifier.classify("a", top_k=0)
+
+
+def test_the_wrong_task_is_refused(classifier: LocalClient, reader: LocalClient) -> None:
+    with pytest.raises(InvalidInput, match=r"use classify\(\)"):
+        classifier.answer("q", "c")
+    with pytest.raises(InvalidInput, match=r"use answer\(\)"):
+        reader.classify("a")
+
+
+def test_a_closed_client_says_so(classification_bundle: Path) -> None:
+    with LocalClient(classification_bundle) as client:
+        assert client.server_ready()
+    assert not client.server_ready()
+    with pytest.raises(EngineError, match="is closed"):
+        client.classify("a")
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleNotFound, match="is no bundle"):
+        LocalClient(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["classify", "answer"])
+def test_both_clients_have_the_same_options(method: str) -> None:
+    def options(kind: Any) -> dict[str, Any]:
+        return dict(inspect.signature(getattr(kind, method)).parameters)
+
+    remote = options(Client)
+    assert {name: remote[name] for name in remote if name not in ("model", "timeout")} == options(LocalClient)
