@@ -162,8 +162,11 @@ def _check_config(config: PretrainedConfig, source: str, task: Task) -> None:
         )
     if config.problem_type is not None and config.problem_type not in {kind.value for kind in ProblemType}:
         raise UnsupportedModel(f"{source} has the unknown problem_type {config.problem_type!r}")
-    if task is Task.TEXT_CLASSIFICATION and len(set(config.id2label.values())) != config.num_labels:
-        raise UnsupportedModel(f"{source} gives two labels one name: {list(config.id2label.values())}")
+    labels = list((config.id2label or {}).values())
+    if task is Task.TEXT_CLASSIFICATION and len(set(labels)) != config.num_labels:
+        raise UnsupportedModel(
+            f"{source} has {config.num_labels} labels with the names {labels}; give each its own"
+        )
     if config.pad_token_id is None:
         raise UnsupportedModel(f"{source} has no pad_token_id; positions are counted from it")
 

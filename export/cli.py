@@ -38,9 +38,7 @@ __all__ = ["export_command", "print_parity", "quiet_libraries", "stop_on_signals
 @click.option("--opset", type=int, help="ONNX opset [20].")
 @click.option("--revision", help="Branch, tag or commit of a hub repository.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
-@click.option(
-    "--no-validate", is_flag=True, help="Do not compare with PyTorch; the bundle is marked unvalidated."
-)
+@click.option("--no-validate", is_flag=True, help="Skip the comparison; marks the bundle unvalidated.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def export_command(
     model: str,
@@ -97,9 +95,7 @@ def export_command(
 
 @click.command("validate")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--reference", required=True, metavar="MODEL", help="The checkpoint: hub id or local directory."
-)
+@click.option("--reference", required=True, metavar="MODEL", help="Its checkpoint: hub id or directory.")
 @click.option("--revision", help="Branch, tag or commit of a hub repository [the manifest's].")
 @click.option(
     "--provider",
@@ -198,8 +194,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,42 @@
+# Everything runs in .venv, which any target makes first. PYTHON chooses the interpreter: 3.10 to 3.13.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check build checkpoints clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */  \1\t/'
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else "longserve needs Python 3.10 to 3.13, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,serve,client,cpu,dev]'
+	touch $@
+
+install: $(INSTALLED) ## Make the environment
+
+demo: $(INSTALLED) ## Export the demo checkpoints, serve them from Triton, ask them
+	$(BIN)/longserve demo
+
+test: $(INSTALLED) ## Run all tests
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## Lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+build: $(INSTALLED) ## Build wheel and sdist into dist/
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+
+checkpoints: $(INSTALLED) ## Train the demo checkpoints anew (about an hour on two cores)
+	$(BIN)/python examples/train_demo_checkpoints.py --task question-answering
+	$(BIN)/python examples/train_demo_checkpoints.py --task text-classification
+
+clean: ## Remove everything that was made
+	rm -rf $(VENV) build dist bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
