@@ -8,6 +8,8 @@ of them cover several causes, which only the message tells apart.
 
 from __future__ import annotations
 
+import re
+
 from ..runtime.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -65,6 +67,9 @@ _MESSAGE_ERRORS: tuple[tuple[str, type[ServingError]], ...] = (
 )
 """Part of a message, in lower case, to error. It wins over the status."""
 
+_REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] *")
+"""What Triton puts before a message, also where the request had no id."""
+
 _NOT_LOADED = "has no available versions"
 
 
@@ -77,11 +82,11 @@ def failure(status: str | None, message: str | None, *, model: str, server: str)
         model: the model that was asked.
         server: the server's address.
     """
-    text = (message or "").strip() or "no reason given"
+    text = _REQUEST_ID.sub("", (message or "").strip()) or "no reason given"
     kind = _kind(status, text.lower())
     if kind is InvalidInput:
         return InvalidInput(text)
-    where = f"{model} at {server}"
+    where = f"model {model!r} at {server}"
     if kind is ServerUnavailable:
         return ServerUnavailable(f"{where} is not available: {text}; check that the server is up and ready")
     if kind is ModelNotFound:

@@ -134,6 +134,11 @@ class QuestionAnsweringPipeline:
         self._check_question(asked)
         stride = _stride(options.stride, self.manifest)
         capacity = self.manifest.max_length - asked.ids.size - 4
+        if capacity < 1:
+            raise InvalidInput(
+                f"the question has {asked.ids.size} tokens, which leaves no room for the context: the model "
+                f"takes {self.manifest.max_length} tokens, 4 special ones included; shorten the question"
+            )
         windows = _plan("context", encoded, capacity, stride, asked)
         cls_id, sep_id = self.tokenizer.cls_id, self.tokenizer.sep_id
         head = np.concatenate([_ids(cls_id), asked.ids, _ids(sep_id, sep_id)])

@@ -55,6 +55,7 @@ def test_messages_tell_causes_of_one_status_apart(
 ) -> None:
     error = made(status, message)
     assert type(error) is kind
-    assert (message or "no reason given") in str(error)
+    assert (message or "no reason given").split("] ")[-1] in str(error)
+    assert "[request id" not in str(error)
     if kind is not InvalidInput:
-        assert "a_model at grpc://host:1" in str(error)
+        assert "model 'a_model' at grpc://host:1" in str(error)

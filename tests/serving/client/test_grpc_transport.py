@@ -66,7 +66,7 @@ def test_the_deadline_is_kept(serve_grpc: ServeGrpc) -> None:
 
     with Client(serve_grpc(infer)) as client:
         began = time.monotonic()
-        with pytest.raises(DeadlineExceeded, match="longformer_classification at grpc://"):
+        with pytest.raises(DeadlineExceeded, match="model 'longformer_classification' at grpc://"):
             client.classify("a", timeout=0.3)
         assert time.monotonic() - began < 3
     release.set()
