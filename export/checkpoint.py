@@ -160,6 +160,11 @@ def _check_config(config: PretrainedConfig, source: str, task: Task) -> None:
             f"{source} has attention_window {window} for {config.num_hidden_layers} layers; it must be one "
             "positive even number per layer"
         )
+    if min(windows) < 4 or any(max(windows) % size for size in windows):
+        raise UnsupportedModel(
+            f"{source} has the attention windows {windows}; the stock model runs only where each is at least 4 "
+            f"and divides the largest, {max(windows)}, so there is nothing to compare with"
+        )
     if config.problem_type is not None and config.problem_type not in {kind.value for kind in ProblemType}:
         raise UnsupportedModel(f"{source} has the unknown problem_type {config.problem_type!r}")
     labels = list((config.id2label or {}).values())
