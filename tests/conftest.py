@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from triton_fixture import triton_server as triton_server
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
