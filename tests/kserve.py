@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
 from longserve.serving.server import ServerUrls
 
 Array = npt.NDArray[Any]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from longserve.serving.server import Ports, ServerUrls, TritonServer
 
 __all__ = ["CLASSIFIER", "FREE_PORTS", "QA", "RunningServer", "triton_server"]

@@ -23,6 +23,9 @@ from longserve_runtime.pipeline import ClassificationPipeline, QuestionAnswering
 from longserve_runtime.results import Answer, Classification
 
 _TOKENIZER = "tokenizer.json"
+_UNAVAILABLE = ("Exceeds maximum queue size", "Server is stopping", "is not ready", "is not healthy")
+"""What Triton says when it does not take a request (core: scheduler_utils.cc, dynamic_batch_scheduler.cc;
+python_backend: request_executor.cc, python_be.cc). A calling model gets it without its code, as INTERNAL."""
 _SAMPLE = "The model reads this once while it is loaded."
 
 
@@ -30,8 +33,10 @@ class _EncoderRefused(ServingError):
     """The encoder answered with an error."""
 
     def __init__(self, error: Any) -> None:
-        super().__init__(error.message())
-        self.code = error.code()
+        message = error.message()
+        super().__init__(message)
+        refused = any(phrase in message for phrase in _UNAVAILABLE)
+        self.code = pb_utils.TritonError.UNAVAILABLE if refused else error.code()
 
 
 class TritonPythonModel:

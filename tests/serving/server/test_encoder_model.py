@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from kserve import Caller, GrpcCaller, HttpCaller, Refused
-from longserve.serving import Bundle, EncoderSequence, encode, open_packed_engine
 from triton_fixture import CLASSIFIER, QA, RunningServer
+
+from longserve.serving import Bundle, EncoderSequence, encode, open_packed_engine
 
 ENCODER = f"{CLASSIFIER}_encoder"
 QA_ENCODER = f"{QA}_encoder"

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from checkpoints import WORDS
 from kserve import Caller, GrpcCaller, HttpCaller, Refused, bytes_tensor
+from triton_fixture import CLASSIFIER, QA, RunningServer
+
 from longserve.serving import (
     Answer,
     Bundle,
@@ -27,7 +29,6 @@ from longserve.serving.runtime.pipeline import (
     make_pipeline,
     run,
 )
-from triton_fixture import CLASSIFIER, QA, RunningServer
 
 SHORT = "the miller of the valley"
 LONG = f"{WORDS} " * 40
