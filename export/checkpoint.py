@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from longserve.serving.runtime.manifest import ProblemType, Task
 
@@ -24,6 +28,19 @@ _HEAD_CLASS = {
 }
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model")
 _ROLES = ("cls", "sep", "pad", "unk", "mask", "bos", "eos")
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    pickle.UnpicklingError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What transformers, safetensors and torch raise on files that are not there or damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +113,14 @@ def load_checkpoint(source: str, task: Task, *, revision: str | None = None) -> 
         TaskMismatch: its head is another task's, or it has none.
     """
     local = _local_directory(source)
+    place = _Place(source, local, None if local is not None else _commit(source, revision))
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointNotFound(_unreadable(source, local, error)) from error
+        config = AutoConfig.from_pretrained(place.path, revision=place.commit, trust_remote_code=False)
+    except _UNREADABLE as error:
+        raise CheckpointNotFound(_unreadable(place, error)) from error
     _check_config(config, source, task)
-    model = _load_model(source, task, revision, local)
-    tokenizer = _load_tokenizer(source, revision, local)
+    model = _load_model(place, task)
+    tokenizer = _load_tokenizer(place)
     if tokenizer is not None:
         _check_tokenizer(tokenizer, model.config, source, task)
     return Checkpoint(
@@ -110,8 +128,34 @@ def load_checkpoint(source: str, task: Task, *, revision: str | None = None) -> 
         tokenizer=tokenizer,
         task=task,
         model_id=source if local is None else local.resolve().name,
-        revision=getattr(model.config, "_commit_hash", None) if local is None else None,
+        revision=place.commit,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the files are: a local directory, or a commit of a hub repository."""
+
+    source: str
+    local: Path | None
+    commit: str | None
+
+    @property
+    def path(self) -> str:
+        return self.source if self.local is None else str(self.local)
+
+
+def _commit(source: str, revision: str | None) -> str:
+    """Return the commit that the revision of a hub repository is now: all its files must come from one."""
+    try:
+        config = cached_file(source, "config.json", revision=revision)
+    except _UNREADABLE as error:
+        where = source if revision is None else f"{source} at revision {revision}"
+        raise CheckpointNotFound(_unreadable(_Place(where, None, None), error)) from error
+    commit: str | None = extract_commit_hash(config, None)
+    if commit is None:
+        raise CheckpointNotFound(f"{config} is in no commit of a hub repository; give its directory instead")
+    return commit
 
 
 def _local_directory(source: str) -> Path | None:
@@ -130,14 +174,23 @@ def _local_directory(source: str) -> Path | None:
     return None
 
 
-def _unreadable(source: str, local: Path | None, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if local is None:
+def _unreadable(place: _Place, error: Exception) -> str:
+    reason = _first_sentence(error)
+    if place.local is None:
         return (
-            f"{source} is no local directory and could not be had from the hub: {reason}; "
+            f"{place.source} is no local directory and could not be had from the hub: {reason}; "
             "check the name, the connection and the access token, or download it and give its directory"
         )
-    return f"the checkpoint {source} cannot be read: {reason}"
+    return f"the checkpoint {place.source} cannot be read: {reason}; get it again"
+
+
+def _first_sentence(error: Exception) -> str:
+    """Return what an error says first; the rest of foreign ones is advice that does not apply here."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, LookupError) or not lines:
+        return " ".join([type(error).__name__, *lines[:1]])
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return said.rstrip(".")
 
 
 def _check_config(config: PretrainedConfig, source: str, task: Task) -> None:
@@ -162,27 +215,41 @@ def _check_config(config: PretrainedConfig, source: str, task: Task) -> None:
         )
     if min(windows) < 4 or any(max(windows) % size for size in windows):
         raise UnsupportedModel(
-            f"{source} has the attention windows {windows}; the stock model runs only where each is at least 4 "
-            f"and divides the largest, {max(windows)}, so there is nothing to compare with"
+            f"{source} has the attention windows {windows}; the stock model runs only where each is at least "
+            f"4 and divides the largest, {max(windows)}, so there is nothing to compare with"
         )
     if config.problem_type is not None and config.problem_type not in {kind.value for kind in ProblemType}:
         raise UnsupportedModel(f"{source} has the unknown problem_type {config.problem_type!r}")
-    labels = list((config.id2label or {}).values())
-    if task is Task.TEXT_CLASSIFICATION and len(set(labels)) != config.num_labels:
-        raise UnsupportedModel(
-            f"{source} has {config.num_labels} labels with the names {labels}; give each its own"
-        )
+    if task is Task.TEXT_CLASSIFICATION:
+        _check_labels(dict(config.id2label or {}), source)
     if config.pad_token_id is None:
         raise UnsupportedModel(f"{source} has no pad_token_id; positions are counted from it")
 
 
-def _load_model(source: str, task: Task, revision: str | None, local: Path | None) -> PreTrainedModel:
+def _check_labels(names: dict[Any, Any], source: str) -> None:
+    if sorted(names) != list(range(len(names))):
+        raise UnsupportedModel(
+            f"{source} names labels for the indices {sorted(names)}; id2label must name 0 to {len(names) - 1}"
+        )
+    if len({str(name) for name in names.values()}) != len(names):
+        raise UnsupportedModel(
+            f"{source} has {len(names)} labels with the names {list(names.values())}; give each its own"
+        )
+
+
+def _load_model(place: _Place, task: Task) -> PreTrainedModel:
+    source = place.source
     try:
         model, info = model_class(task).from_pretrained(
-            source, revision=revision, dtype=torch.float32, output_loading_info=True
+            place.path,
+            revision=place.commit,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, by name
+            trust_remote_code=False,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointNotFound(_unreadable(source, local, error)) from error
+    except _UNREADABLE as error:
+        raise CheckpointNotFound(_unreadable(place, error)) from error
     missing = sorted(info["missing_keys"])
     if missing:
         head = [name for name in missing if not name.startswith("longformer.")]
@@ -192,23 +259,43 @@ def _load_model(source: str, task: Task, revision: str | None, local: Path | Non
                 "fine-tune it for that task first"
             )
         raise CheckpointError(f"{source} lacks weights: {_some(missing)}; get the checkpoint again")
-    mismatched = sorted(str(key) for key in info.get("mismatched_keys", ()))
+    mismatched = [
+        f"{name} is {list(found)}, its configuration says {list(expected)}"
+        for name, found, expected in sorted(info["mismatched_keys"])
+    ]
     if mismatched:
-        raise CheckpointError(f"{source} has weights of the wrong shape: {_some(mismatched)}")
+        raise CheckpointError(
+            f"{source} has weights of other shapes than its configuration: {_some(mismatched)}; "
+            "get the checkpoint again"
+        )
     loaded: PreTrainedModel = model.eval()
     return loaded
 
 
-def _load_tokenizer(source: str, revision: str | None, local: Path | None) -> PreTrainedTokenizerBase | None:
-    if local is not None and not any((local / name).is_file() for name in _TOKENIZER_FILES):
-        return None
+def _load_tokenizer(place: _Place) -> PreTrainedTokenizerBase | None:
+    files: tuple[str, ...] = _TOKENIZER_FILES
+    if place.local is not None:
+        files = tuple(name for name in files if (place.local / name).is_file())
+        if not files:
+            return None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, use_fast=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise CheckpointError(f"the tokenizer of {source} cannot be loaded: {error}") from error
+        tokenizer = AutoTokenizer.from_pretrained(place.path, revision=place.commit, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises bare Exception, whatever is wrong with its files
+        raise CheckpointError(
+            f"the tokenizer of {place.source} cannot be loaded: {_first_sentence(error)}; get its files again"
+        ) from error
     if not tokenizer.is_fast:
         raise UnsupportedModel(
-            f"{source} has only the slow tokenizer {type(tokenizer).__name__}, with no tokenizer.json form"
+            f"{place.source} has only the slow tokenizer {type(tokenizer).__name__}, "
+            "which has no tokenizer.json form"
+        )
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        # What transformers 5 makes of no file, or of files that the tokenizer's class does not read
+        if place.local is None:
+            return None
+        raise CheckpointError(
+            f"{type(tokenizer).__name__} has no token from the tokenizer files of {place.source} "
+            f"({', '.join(files)}) but the special ones; name their class in tokenizer_config.json"
         )
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
