@@ -256,7 +256,10 @@ class TritonServer:
         failures = self._failures()
         if "already in use" in failures:
             return PortInUse(f"Triton could not listen on its ports:\n{failures}")
-        return ServerFailed(f"Triton ended with exit status {status}; its last lines:\n{failures}")
+        how = f"with exit status {status}"
+        if status is not None and status < 0:
+            how = f"by the signal {signal.Signals(-status).name}"
+        return ServerFailed(f"Triton ended {how}; its last lines:\n{failures}")
 
     def _failures(self) -> str:
         lines = self._log.failures() if self._log is not None else []

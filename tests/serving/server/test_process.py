@@ -1,0 +1,183 @@
+"""A real Triton's life: start, readiness, failures to start, and an end that leaves nothing behind."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import socket
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from kserve import GrpcCaller, HttpCaller, bytes_tensor
+from triton_fixture import CLASSIFIER, FREE_PORTS, RunningServer
+
+from longserve.serving import PortInUse, RepositoryError, ServerError, ServerFailed
+from longserve.serving.repository import build_repository
+from longserve.serving.server import Ports, TritonServer
+
+SHARED_MEMORY = Path("/dev/shm")
+
+BROKEN_MODEL = """
+class TritonPythonModel:
+    def initialize(self, args):
+        raise ValueError("the weights are missing")
+"""
+BROKEN_CONFIG = """
+name: "broken"
+backend: "python"
+input { name: "INPUT" data_type: TYPE_INT64 dims: 1 }
+output { name: "OUTPUT" data_type: TYPE_INT64 dims: 1 }
+instance_group { kind: KIND_CPU }
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(classification_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("process")
+    build_repository(classification_bundle, CLASSIFIER, root)
+    return root
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    model = tmp_path / "broken"
+    (model / "1").mkdir(parents=True)
+    (model / "config.pbtxt").write_text(BROKEN_CONFIG)
+    (model / "1" / "model.py").write_text(BROKEN_MODEL)
+    return tmp_path
+
+
+def processes_of(group: int) -> list[int]:
+    """Processes of a process group that are alive."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(fields[2]) == group and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def test_a_stop_leaves_no_process_no_memory_and_no_files(repository: Path, tmp_path: Path) -> None:
+    shared = set(SHARED_MEMORY.iterdir())
+    server = TritonServer(repository, ports=FREE_PORTS, grace=2.0)
+    with server:
+        group = server.pid
+        assert len(processes_of(group)) >= 3  # the server, and a stub for each instance
+        regions = set(SHARED_MEMORY.iterdir()) - shared
+        assert regions and all(region.name.startswith("longserve-") for region in regions)
+        caller = HttpCaller(server.urls)
+        assert caller.infer(CLASSIFIER, {"TEXT": bytes_tensor("silver")})["WINDOWS"].tolist() == [[1]]
+        with urllib.request.urlopen(server.urls.metrics, timeout=10) as response:
+            assert b"nv_inference_request_success" in response.read()
+        directory = Path(f"/proc/{group}/cwd").readlink()
+    assert processes_of(group) == []
+    assert not regions & set(SHARED_MEMORY.iterdir())
+    assert not directory.exists()
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"{server.urls.http}/v2/health/live", timeout=5)
+    server.stop()  # a second time does nothing
+
+
+def test_a_server_that_ignores_the_stop_is_killed(repository: Path) -> None:
+    server = TritonServer(repository, ports=FREE_PORTS, grace=0.0)
+    with server:
+        group = server.pid
+        os.kill(group, signal.SIGSTOP)  # now it cannot react to SIGTERM
+    assert processes_of(group) == []
+
+
+def test_a_killed_server_is_noticed_and_cleaned_up(repository: Path) -> None:
+    server = TritonServer(repository, ports=FREE_PORTS, grace=1.0)
+    with server:
+        group = server.pid
+        os.kill(group, signal.SIGKILL)
+        assert server.wait(10.0) == -signal.SIGKILL
+        assert "SIGKILL" in str(server.failure())
+    assert processes_of(group) == []
+
+
+def test_two_servers_side_by_side_do_not_disturb_each_other(
+    repository: Path, triton_server: RunningServer
+) -> None:
+    text = {"TEXT": bytes_tensor("the miller counted seven lanterns")}
+    first = GrpcCaller(triton_server.urls)
+    with TritonServer(repository, ports=FREE_PORTS, grace=1.0) as server:
+        assert (
+            first.infer(CLASSIFIER, text)["SCORE"] == GrpcCaller(server.urls).infer(CLASSIFIER, text)["SCORE"]
+        ).all()
+    assert first.infer(CLASSIFIER, text)["SCORE"].shape == (1, 5)
+
+
+def test_a_model_that_does_not_load_is_an_error_with_its_reason(broken: Path) -> None:
+    log = io.StringIO()
+    started = time.monotonic()
+    with (
+        pytest.raises(ServerFailed, match=r"broken.*the weights are missing"),
+        TritonServer(broken, ports=FREE_PORTS, log=log),
+    ):
+        pass
+    assert time.monotonic() - started < 60
+    assert "the weights are missing" in log.getvalue()
+    assert "Traceback" not in log.getvalue()
+
+
+def test_a_damaged_file_keeps_the_encoder_from_loading(repository: Path, tmp_path: Path) -> None:
+
+    copy = tmp_path / "copy"
+    shutil.copytree(repository, copy)
+    data = copy / f"{CLASSIFIER}_encoder" / "1" / "model.onnx.data"
+    damaged = bytearray(data.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    data.write_bytes(bytes(damaged))
+    with (
+        pytest.raises(ServerFailed, match=r"model\.onnx\.data has SHA-256"),
+        TritonServer(copy, ports=FREE_PORTS),
+    ):
+        pass
+
+
+def test_a_server_that_is_not_ready_in_time_is_an_error(repository: Path) -> None:
+    with (
+        pytest.raises(ServerFailed, match=r"not ready after 0\.01 s"),
+        TritonServer(repository, ports=FREE_PORTS, ready_timeout=0.01, grace=1.0),
+    ):
+        pass
+
+
+def test_taken_ports_are_named_before_anything_starts(repository: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        server = TritonServer(repository, ports=Ports(http=0, grpc=port, metrics=0))
+        with pytest.raises(PortInUse, match=rf"port {port} \(grpc\)"):
+            server.start()
+        with pytest.raises(ServerError):
+            _ = server.pid
+
+
+def test_a_port_taken_at_the_last_moment_is_named_too(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        ports = Ports(http=port, grpc=0, metrics=0)
+        free = Ports(http=0, grpc=0, metrics=0).resolve("127.0.0.1")
+        monkeypatch.setattr(
+            Ports, "resolve", lambda self, host: Ports(http=port, grpc=free.grpc, metrics=free.metrics)
+        )
+        with pytest.raises(PortInUse, match=str(port)), TritonServer(repository, ports=ports, grace=1.0):
+            pass
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_a_repository_without_models_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RepositoryError, match="longserve repo"):
+        TritonServer(tmp_path / name, ports=FREE_PORTS).start()
