@@ -152,6 +152,17 @@ class _Core(nn.Module):
         )
         return last.finish(attended, torch.index_select(hidden, 0, first.reshape(-1)))
 
+    def refuse_overflow(self, logits: Tensor, rows: _Rows) -> Tensor:
+        """Make NaN of the logits of rows with more global tokens than a fixed capacity holds.
+
+        longserve checks the number before it runs a graph; this is for everybody else who runs it.
+        *Shape:* `[R, …]`.
+        """
+        if self.max_global_tokens is None:
+            return logits
+        overflow = rows.is_global.to(torch.int64).sum(dim=1) > self.max_global_tokens
+        return torch.where(overflow[:, None], torch.nan, logits)
+
     def _layers(self) -> list[_Layer]:
         return [layer for layer in self.layers if isinstance(layer, _Layer)]
 
@@ -223,10 +234,9 @@ class PaddedModel(_Model):
         hidden = core.embed(ids, positions, types)
         if self.classifies:
             first = torch.arange(batch, device=ids.device)[:, None] * ids.shape[1]
-            logits: Tensor = self.head(core.encode_first(hidden, rows, first)).float()
-            return logits
+            return core.refuse_overflow(self.head(core.encode_first(hidden, rows, first)).float(), rows)
         start, end = self._spans(core.encode(hidden, rows, len(core.layers)), batch)
-        return start[:, :length], end[:, :length]
+        return core.refuse_overflow(start[:, :length], rows), core.refuse_overflow(end[:, :length], rows)
 
 
 class PackedModel(_Model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from triton_fixture import triton_server as triton_server
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+# pytest collects every log record; torch's trace of an export is tens of thousands of them
+logging.getLogger("torch.__trace").propagate = False
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,336 @@
+"""Writing bundles: what they hold, and that a failure leaves nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import make_checkpoint
+
+from longserve.export import (
+    ExportError,
+    ExportSettings,
+    OutputError,
+    ParityFailed,
+    Tolerance,
+    export_bundle,
+    parity,
+    validate_bundle,
+)
+from longserve.export.text_parity import read_texts, span_f1
+from longserve.serving.runtime.bundle import Bundle
+from longserve.serving.runtime.engine import OnnxRuntimeEngine, encode, open_packed_engine
+from longserve.serving.runtime.errors import BundleNotFound, InvalidInput
+from longserve.serving.runtime.manifest import GlobalAttention, Layout, Precision, ProblemType, Task
+from longserve.serving.runtime.packing import EncoderSequence, pad
+
+COMMAND = [sys.executable, "-c", "from longserve.serving.command import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One layer and 64 positions: exports in seconds."""
+    return make_checkpoint(
+        tmp_path_factory.mktemp("small") / "checkpoint",
+        "text-classification",
+        num_hidden_layers=1,
+        attention_window=[16],
+        max_position_embeddings=66,
+        num_labels=3,
+    )
+
+
+def _left_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_a_bundle_holds_what_its_manifest_says(classification_bundle: Path) -> None:
+    bundle = Bundle.open(classification_bundle)
+    manifest = bundle.manifest
+    assert _left_in(classification_bundle) == [
+        "config.json",
+        "manifest.json",
+        "model.onnx",
+        "model.onnx.data",
+        "model.packed.onnx",
+        "parity.json",
+        "tokenizer.json",
+    ]
+    assert {record.name for record in manifest.files} == set(_left_in(classification_bundle)) - {
+        "manifest.json"
+    }
+    assert manifest.task is Task.TEXT_CLASSIFICATION
+    assert manifest.labels == ("alpha", "beta", "gamma", "delta", "epsilon")
+    assert manifest.problem_type is ProblemType.SINGLE_LABEL
+    assert manifest.attention_window == (16, 32, 16)
+    assert manifest.max_length == 512
+    assert manifest.global_attention is GlobalAttention.FIRST_TOKEN
+    assert manifest.special_tokens["cls"] == 0 and manifest.special_tokens["pad"] == 1
+    assert manifest.tools["torch"] and manifest.tools["transformers"] and manifest.tools["onnx-ir"]
+    assert manifest.model_id == "classifier" and manifest.revision is None
+    assert manifest.validated and manifest.parity is not None
+    assert manifest.parity.max_relative <= 1e-5
+    report = json.loads((classification_bundle / "parity.json").read_text(encoding="utf-8"))
+    assert report["failures"] == [] and len(report["results"]) == manifest.parity.cases
+    assert {result["layout"] for result in report["results"]} == {"padded", "packed"}
+
+
+def test_the_tokenizer_of_a_bundle_is_the_checkpoints(qa_bundle: Path, qa_checkpoint: Path) -> None:
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    stock = AutoTokenizer.from_pretrained(qa_checkpoint)
+    ours = Tokenizer.from_file(str(qa_bundle / "tokenizer.json"))
+    for text in ("the quick brown fox", " seven  lanterns\n", "Ünïcode 🙂 漢字"):
+        assert ours.encode(text).ids == stock(text)["input_ids"]
+
+
+def test_a_failing_comparison_leaves_no_bundle(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impossible = {**parity.TOLERANCES, Precision.FP32: Tolerance(max_relative=1e-12, min_cosine=0.9)}
+    monkeypatch.setattr("longserve.export.parity.TOLERANCES", impossible)
+    with pytest.raises(ParityFailed, match=r"the worst is .* in the (padded|packed) layout"):
+        export_bundle(str(small_checkpoint), Task.TEXT_CLASSIFICATION, tmp_path / "bundle")
+    assert _left_in(tmp_path) == []
+
+
+def test_no_validate_marks_the_bundle(small_checkpoint: Path, tmp_path: Path) -> None:
+    result = export_bundle(
+        str(small_checkpoint),
+        Task.TEXT_CLASSIFICATION,
+        tmp_path / "bundle",
+        settings=ExportSettings(validate=False),
+    )
+    assert result.parity is None
+    assert not Bundle.open(tmp_path / "bundle").manifest.validated
+    assert not (tmp_path / "bundle" / "parity.json").exists()
+
+
+def test_an_existing_bundle_is_replaced_only_when_asked(small_checkpoint: Path, tmp_path: Path) -> None:
+    target, settings = tmp_path / "bundle", ExportSettings(validate=False)
+    export_bundle(str(small_checkpoint), Task.TEXT_CLASSIFICATION, target, settings=settings)
+    (target / "marker").write_text("old", encoding="utf-8")
+    with pytest.raises(OutputError, match="--overwrite"):
+        export_bundle(str(small_checkpoint), Task.TEXT_CLASSIFICATION, target, settings=settings)
+    assert (target / "marker").exists()
+    export_bundle(str(small_checkpoint), Task.TEXT_CLASSIFICATION, target, settings=settings, overwrite=True)
+    assert not (target / "marker").exists()
+    assert _left_in(tmp_path) == ["bundle"]
+
+
+def test_what_is_no_bundle_is_never_replaced(small_checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "photos"
+    target.mkdir()
+    (target / "holiday.jpg").write_bytes(b"precious")
+    with pytest.raises(OutputError, match="is no bundle"):
+        export_bundle(str(small_checkpoint), Task.TEXT_CLASSIFICATION, target, overwrite=True)
+    assert (target / "holiday.jpg").read_bytes() == b"precious"
+
+
+def test_a_place_that_cannot_be_written_to(small_checkpoint: Path, tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("", encoding="utf-8")
+    with pytest.raises(OutputError, match="cannot write into"):
+        export_bundle(str(small_checkpoint), Task.TEXT_CLASSIFICATION, blocker / "bundle")
+
+
+def test_too_little_space_is_said_before_the_work(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(OutputError, match="0 MB free, but the weights alone take"):
+        export_bundle(str(small_checkpoint), Task.TEXT_CLASSIFICATION, tmp_path / "bundle")
+    assert _left_in(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing(small_checkpoint: Path, tmp_path: Path) -> None:
+    """The limit on a file's size stands for a full disk: the write fails in the middle of the data file."""
+    finished = subprocess.run(
+        [*COMMAND, "export", str(small_checkpoint), "--task", "text-classification", "-o", "bundle"],
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert finished.returncode == 1, finished.stderr
+    assert "cannot write to" in finished.stderr and "File too large" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert _left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_export_leaves_nothing(
+    small_checkpoint: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "export", str(small_checkpoint), "--task", "text-classification", "-o", "bundle"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not _left_in(tmp_path):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the export never began to write"
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert _left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["max_length", "max_global_tokens", "block_size"])
+def test_settings_out_of_range_are_refused(name: str) -> None:
+    with pytest.raises(ExportError, match=f"{name} is 0"):
+        ExportSettings(**{name: 0})
+
+
+def test_a_length_beyond_the_positions_is_refused(small_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="max_length 65 is more than the checkpoint's 64"):
+        export_bundle(
+            str(small_checkpoint),
+            Task.TEXT_CLASSIFICATION,
+            tmp_path / "bundle",
+            settings=ExportSettings(max_length=65),
+        )
+
+
+def test_a_fixed_number_of_global_tokens(small_checkpoint: Path, tmp_path: Path) -> None:
+    settings = ExportSettings(max_global_tokens=4, max_length=40)
+    result = export_bundle(
+        str(small_checkpoint), Task.TEXT_CLASSIFICATION, tmp_path / "bundle", settings=settings
+    )
+    assert result.manifest.max_length == 40
+    mask = np.zeros(20, dtype=np.int64)
+    mask[:5] = 1
+    sequence = EncoderSequence(input_ids=np.arange(3, 23), global_attention_mask=mask)
+    with pytest.raises(InvalidInput, match=r"marks 5 tokens .* at most 4"):
+        encode(open_packed_engine(Bundle.open(result.path)), [sequence], result.manifest)
+    # who runs the graph without longserve gets no number rather than a wrong one
+    unchecked = dataclasses.replace(result.manifest, max_global_tokens=None)
+    fitting = EncoderSequence(input_ids=sequence.input_ids, global_attention_mask=np.roll(mask, -1))
+    feeds = pad([sequence, fitting], unchecked)
+    feeds["global_attention_mask"][1, -1] = 0
+    logits = OnnxRuntimeEngine(result.path / "model.onnx").run(feeds)["logits"]
+    assert np.isnan(logits[0]).all()
+    assert np.isfinite(logits[1]).all()
+
+
+def test_int8_is_quantized_within_its_own_tolerance(small_checkpoint: Path, tmp_path: Path) -> None:
+    import onnx
+
+    result = export_bundle(
+        str(small_checkpoint),
+        Task.TEXT_CLASSIFICATION,
+        tmp_path / "bundle",
+        settings=ExportSettings(precision=Precision.INT8),
+    )
+    assert result.manifest.precision is Precision.INT8
+    assert result.manifest.parity is not None
+    assert 1e-5 < result.manifest.parity.max_relative <= parity.TOLERANCES[Precision.INT8].max_relative
+    for layout in Layout:
+        path = Bundle.open(result.path).model_path(layout)
+        model = onnx.load(path, load_external_data=False)
+        assert {node.domain for node in model.graph.node} <= {"", "com.microsoft"}
+        products = [node for node in model.graph.node if node.op_type == "MatMulInteger"]
+        # this one layer is the last of a classifier: its own products run over one row, three are quantized
+        assert len(products) == 3
+        scales = [t for t in model.graph.initializer if t.name.endswith("_scale")]
+        assert scales and all(len(t.dims) == 1 and t.dims[0] > 1 for t in scales), "one scale per channel"
+
+
+def test_validate_repeats_the_comparison(
+    classification_bundle: Path, classification_checkpoint: Path
+) -> None:
+    bundle = Bundle.open(classification_bundle)
+    texts = [{"text": "the quick brown fox " * count} for count in (1, 20, 300)]
+    result = validate_bundle(bundle, str(classification_checkpoint), texts=texts)
+    assert result.parity.failures == ()
+    assert result.texts is not None
+    assert (result.texts.texts, result.texts.same, result.texts.f1) == (3, 3, None)
+    assert 0 <= result.texts.largest_score_difference <= 1e-5
+
+
+def test_validate_compares_answers(qa_bundle: Path, qa_checkpoint: Path) -> None:
+    texts = [{"question": "who counted the lanterns?", "context": "the miller of the valley " * 100}]
+    result = validate_bundle(Bundle.open(qa_bundle), str(qa_checkpoint), texts=texts)
+    assert result.texts is not None
+    assert (result.texts.same, result.texts.f1) == (1, 1.0)
+
+
+def test_validate_refuses_another_checkpoint(qa_bundle: Path, tmp_path: Path) -> None:
+    other = make_checkpoint(
+        tmp_path / "other", "question-answering", attention_window=[32, 32, 32], max_position_embeddings=514
+    )
+    with pytest.raises(ExportError, match="has attention_window"):
+        validate_bundle(Bundle.open(qa_bundle), str(other))
+
+
+def test_a_validation_that_fails_exits_1(qa_bundle: Path, tmp_path: Path) -> None:
+    """Same shape, other weights: every figure is off, and the command says so."""
+    other = make_checkpoint(tmp_path / "other", "question-answering", seed=99)
+    finished = subprocess.run(
+        [*COMMAND, "validate", str(qa_bundle), "--reference", str(other), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert "cases differ from PyTorch" in finished.stderr
+    assert json.loads(finished.stdout)["failures"]
+
+
+def test_spans_overlap() -> None:
+    assert span_f1((3, 9), (3, 9)) == 1.0
+    assert span_f1((0, 0), (0, 0)) == 1.0
+    assert span_f1((0, 4), (4, 8)) == 0.0
+    assert span_f1((0, 0), (4, 8)) == 0.0
+    assert span_f1((0, 4), (2, 6)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no text"),
+        ('{"text": "a"}\nnonsense', "line 2 .* is not JSON"),
+        ('{"question": "a"}', 'line 1 .* has no text under "text"'),
+        ('{"text": 3}', "line 1"),
+    ],
+)
+def test_texts_that_cannot_be_read_are_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ExportError, match=message):
+        read_texts(path, Task.TEXT_CLASSIFICATION)
+
+
+def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
+    finished = subprocess.run(
+        [*COMMAND, "validate", str(tmp_path / "none"), "--reference", "x"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert finished.returncode == 1
+    assert "is no bundle" in finished.stderr
+    with pytest.raises(BundleNotFound):
+        Bundle.open(tmp_path / "none")
