@@ -20,8 +20,6 @@ __all__ = ["ENTRY_POINT_GROUP", "cli", "main"]
 ENTRY_POINT_GROUP = "longserve.commands"
 _INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
-_BROKEN_PIPE = 141
-"""128 + SIGPIPE, as shells report it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +117,10 @@ def _run(arguments: list[str], command: click.Command = cli) -> int:
         click.echo("longserve: interrupted", err=True)
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader went away (`| head`): say nothing, and keep the interpreter from flushing into it again.
+        # The reader went away (`| head`): say nothing, as click does, and keep the interpreter from flushing
+        # into it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
+        return 1
     except ModuleNotFoundError as error:
         name = next((argument for argument in arguments if not argument.startswith("-")), "")
         _missing_import(name, error).show()
