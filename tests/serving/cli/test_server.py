@@ -1,0 +1,202 @@
+"""`longserve repo`, `serve` and `doctor` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+LONGSERVE = Path(sys.executable).parent / "longserve"
+FREE = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+
+
+def longserve(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [LONGSERVE, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+
+
+@contextmanager
+def serving(
+    repository: Path, *options: str, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """`longserve serve` in the background; killed at the end if it still runs."""
+    with subprocess.Popen(
+        [LONGSERVE, "serve", repository, *FREE, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(60)
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    """The line that is printed when the server is ready."""
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def children_of(parent: int) -> list[int]:
+    result = subprocess.run(["ps", "--ppid", str(parent), "-o", "pid="], capture_output=True, text=True)
+    return [int(line) for line in result.stdout.split()]
+
+
+@pytest.fixture(scope="module")
+def repository(classification_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cli") / "model_repository"
+    result = longserve("repo", classification_bundle, "--name", "labels", "-o", root)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [str(root / "labels_encoder"), str(root / "labels")]
+    return root
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_serve_prints_its_urls_when_ready_and_ends_with_0(repository: Path, number: signal.Signals) -> None:
+    shared = set(Path("/dev/shm").iterdir())
+    with serving(repository, "--json") as process:
+        urls = json.loads(first_line(process))
+        assert urls["models"] == ["labels", "labels_encoder"]
+        with urllib.request.urlopen(f"{urls['http']}/v2/models/labels/ready", timeout=10) as response:
+            assert response.status == 200
+        server = children_of(process.pid)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert out == ""
+    assert f"stopped by {number.name}" in err
+    assert not [pid for pid in server if Path(f"/proc/{pid}").exists()]
+    assert set(Path("/dev/shm").iterdir()) <= shared
+
+
+def test_serve_works_in_a_bare_environment(repository: Path) -> None:
+    bare = {"HOME": str(Path.home()), "PATH": "/usr/bin:/bin"}
+    with serving(repository, environment=bare) as process:
+        assert first_line(process).startswith("http     http://127.0.0.1:")
+
+
+def test_serve_ends_with_1_when_triton_dies(repository: Path) -> None:
+    with serving(repository, "--json") as process:
+        first_line(process)
+        (server,) = children_of(process.pid)
+        os.kill(server, signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "SIGKILL" in err and "Traceback" not in err
+
+
+def test_triton_does_not_outlive_a_killed_serve(repository: Path) -> None:
+    with serving(repository, "--json") as process:
+        first_line(process)
+        (server,) = children_of(process.pid)
+        process.kill()
+        process.wait(10)
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{server}").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert not Path(f"/proc/{server}").exists()
+
+
+def test_a_taken_port_is_named(repository: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        result = longserve(
+            "serve", repository, "--http-port", "0", "--grpc-port", str(port), "--metrics-port", "0"
+        )
+    assert result.returncode == 1
+    assert f"port {port} (grpc)" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_numpy_2_is_refused_with_the_reason(repository: Path, tmp_path: Path) -> None:
+    """numpy's metadata on the path is what decides, as with a real numpy 2 in front of the old one."""
+    metadata = tmp_path / "numpy-2.2.6.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 2.2.6\n")
+    result = longserve("serve", repository, *FREE, PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    assert "numpy 2.2.6" in result.stderr and "numpy<2" in result.stderr
+    report = json.loads(longserve("doctor", "--json", PYTHONPATH=str(tmp_path)).stdout)
+    numpy = next(finding for finding in report["findings"] if finding["name"] == "numpy")
+    assert numpy["status"] == "short" and not report["usable"]
+
+
+@pytest.mark.parametrize("command", ["repo", "serve"])
+def test_what_is_not_there_is_one_line(tmp_path: Path, command: str) -> None:
+    arguments = ["--name", "x", "-o", str(tmp_path / "out")] if command == "repo" else []
+    result = longserve(command, tmp_path / "nowhere", *arguments)
+    assert result.returncode == 1
+    assert "nowhere" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr and not result.stdout
+
+
+def test_repo_without_a_name_is_wrong_usage(classification_bundle: Path) -> None:
+    assert longserve("repo", classification_bundle).returncode == 2
+
+
+def test_repo_refuses_impossible_numbers(classification_bundle: Path, tmp_path: Path) -> None:
+    result = longserve("repo", classification_bundle, "--name", "x", "--instances", "0", "-o", tmp_path)
+    assert result.returncode == 1
+    assert "instances is 0" in result.stderr
+
+
+def test_repo_where_nothing_can_be_written_is_one_line(classification_bundle: Path) -> None:
+    result = longserve(
+        "repo", classification_bundle, "--name", "x", "-o", "/proc/longserve"
+    )  # not even by root
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "cannot write /proc/longserve" in line
+
+
+def test_doctor_starts_a_triton_and_says_what_it_found() -> None:
+    result = longserve("doctor", "--json")
+    report = json.loads(result.stdout)
+    found = {finding["name"]: finding for finding in report["findings"]}
+    assert (result.returncode, report["usable"]) == (0, True), report
+    assert "a Python model answers" in found["triton"]["found"]
+    assert "CPUExecutionProvider" in found["onnxruntime"]["found"]
+    assert {
+        "python",
+        "numpy",
+        "tokenizers",
+        "tritonclient",
+        "memory",
+        "/dev/shm",
+        "cores",
+        "gpu",
+        "torch",
+    } <= set(found)
+    table = longserve("doctor")
+    assert table.returncode == 0
+    assert "this machine can serve" in table.stdout
+
+
+def test_doctor_without_a_triton_says_what_to_install(tmp_path: Path) -> None:
+    """A `pytriton` without files stands in front of the wheel's."""
+    (tmp_path / "pytriton").mkdir()
+    (tmp_path / "pytriton" / "__init__.py").write_text("")
+    result = longserve("doctor", "--json", PYTHONPATH=str(tmp_path), PATH="/usr/bin:/bin")
+    report = json.loads(result.stdout)
+    triton = next(finding for finding in report["findings"] if finding["name"] == "triton")
+    assert result.returncode == 1 and triton["status"] == "short"
+    assert "longserve[serve]" in triton["remedy"]
