@@ -1,0 +1,48 @@
+"""Lets the tests import the scripts of `examples/`, and loads the committed checkpoints once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+
+@pytest.fixture(scope="session")
+def examples() -> Path:
+    """The folder of the examples."""
+    return EXAMPLES
+
+
+@pytest.fixture(scope="session")
+def two_threads() -> Iterator[None]:
+    """Bound torch to two cores, as stated times assume."""
+    torch = pytest.importorskip("torch", reason="the checkpoints are run with torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def reader(examples: Path, two_threads: None) -> tuple[Any, Any]:
+    """The question-answering checkpoint, stock, and its tokenizer."""
+    from transformers import AutoTokenizer, LongformerForQuestionAnswering
+
+    path = examples / "checkpoints" / "longformer-tiny-qa"
+    return LongformerForQuestionAnswering.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
+
+
+@pytest.fixture(scope="session")
+def classifier(examples: Path, two_threads: None) -> tuple[Any, Any]:
+    """The classification checkpoint, stock, and its tokenizer."""
+    from transformers import AutoTokenizer, LongformerForSequenceClassification
+
+    path = examples / "checkpoints" / "longformer-tiny-classification"
+    model = LongformerForSequenceClassification.from_pretrained(path).eval()
+    return model, AutoTokenizer.from_pretrained(path)
