@@ -155,6 +155,7 @@ def check_parity(
     *,
     lengths: Sequence[int] | None = None,
     seed: int = 0,
+    every_pattern: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport:
     """Compare engines with the stock model.
@@ -165,13 +166,14 @@ def check_parity(
         manifest: what the bundle says of itself.
         lengths: lengths to test instead of `default_lengths`.
         seed: of the random inputs.
+        every_pattern: see `make_cases`.
         progress: is told of every case.
 
     Returns:
         The report. It does not raise for differences; see `ParityReport.raise_if_failed`.
     """
     chosen = lengths or default_lengths(manifest.attention_window, manifest.block_size, manifest.max_length)
-    cases = make_cases(chosen, seed=seed)
+    cases = make_cases(chosen, seed=seed, every_pattern=every_pattern)
     results = []
     if progress is not None:
         progress.stage("compare with PyTorch", len(cases))

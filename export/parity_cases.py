@@ -13,8 +13,8 @@ from longserve.serving.runtime.packing import EncoderSequence
 
 __all__ = ["GlobalPattern", "ParityCase", "default_lengths", "make_cases", "make_sequences"]
 
-_LONG = 1200
-"""From this length on a case costs seconds on a real model, so that fewer are made."""
+_LONG = 300
+"""Beyond this length a case costs seconds on a real model, so that a length meets fewer patterns."""
 
 
 class GlobalPattern(str, Enum):
@@ -63,21 +63,24 @@ def default_lengths(attention_window: Sequence[int], block_size: int, max_length
     return tuple(sorted(length for length in wanted if 1 <= length <= max_length))
 
 
-def make_cases(lengths: Sequence[int], *, seed: int = 0) -> list[ParityCase]:
-    """Make the grid: for each length single rows and a batch of three rows of different lengths.
+def make_cases(lengths: Sequence[int], *, seed: int = 0, every_pattern: bool = False) -> list[ParityCase]:
+    """Make the grid: for each length single rows and a batch of rows of different lengths and patterns.
 
-    Up to about a thousand tokens every length meets every pattern alone; longer ones meet the patterns in
-    turn.
+    Args:
+        lengths: tokens of the longest row of each case.
+        seed: of the first case; each further one has the next.
+        every_pattern: let long lengths meet every pattern alone too, as short ones always do; otherwise
+            they take turns.
     """
     patterns = list(GlobalPattern)
     cases: list[ParityCase] = []
     for turn, length in enumerate(lengths):
-        alone = patterns if length < _LONG else [patterns[turn % len(patterns)]]
+        alone = patterns if length <= _LONG or every_pattern else [patterns[turn % len(patterns)]]
         for pattern in alone:
             cases.append(ParityCase(lengths=(length,), patterns=(pattern,), seed=seed + len(cases)))
         rows: tuple[int, ...] = (length, max(1, length // 2), max(1, length - 3))
         mixed = tuple(patterns[(turn + offset) % len(patterns)] for offset in range(3))
-        if length >= _LONG:
+        if length > _LONG and not every_pattern:
             rows, mixed = rows[:2], mixed[:2]
         cases.append(ParityCase(lengths=rows, patterns=mixed, seed=seed + len(cases)))
     return cases

@@ -51,7 +51,9 @@ def test_parity_at_every_length_and_mask(tmp_path: Path, task: str, config: dict
     )
     engines = {layout: OnnxRuntimeEngine(result.path / file) for layout, file in GRAPH_FILES.items()}
     checkpoint = load_checkpoint(str(source), Task(task))
-    report = check_parity(checkpoint.model, engines, result.manifest, lengths=LENGTHS, seed=3)
+    report = check_parity(
+        checkpoint.model, engines, result.manifest, lengths=LENGTHS, seed=3, every_pattern=True
+    )
 
     tested = {int(r.case.split("[")[0].split("+")[0]) for r in report.results}
     assert tested == set(LENGTHS)
