@@ -13,6 +13,7 @@ from .manifest import MANIFEST_NAME, Layout, Manifest
 __all__ = ["Bundle", "file_sha256"]
 
 _CHUNK = 1 << 20
+_TOKENIZER_NAME = "tokenizer.json"
 
 
 def file_sha256(path: Path) -> str:
@@ -32,9 +33,7 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(
-        cls, path: str | Path, *, verify: bool = True, only: Collection[str] | None = None
-    ) -> Bundle:
+    def open(cls, path: str | Path, *, verify: bool = True, only: Collection[str] | None = None) -> Bundle:
         """Open the bundle at `path`.
 
         Args:
@@ -44,9 +43,10 @@ class Bundle:
             only: check these files alone; a Triton model holds a part of a bundle. None: every file.
 
         Raises:
-            BundleNotFound: no directory, no manifest, or a file of the bundle is missing.
+            BundleNotFound: no directory, no manifest, or a file of the bundle is missing or not readable.
             IncompatibleBundle: written for another major schema version.
-            CorruptBundle: a file's size or hash differs, or the manifest cannot be read.
+            CorruptBundle: a file's size or hash differs, or the manifest is damaged or records no hash of a
+                file that is used.
         """
         root = Path(path)
         source = root / MANIFEST_NAME
@@ -58,11 +58,17 @@ class Bundle:
             ) from None
         except UnicodeDecodeError as error:
             raise CorruptBundle(f"{source} is not UTF-8 ({error}); export the bundle again") from error
+        except OSError as error:
+            raise _unreadable(source, error) from error
         manifest = Manifest.from_json(text, source=str(source))
+        _check_names(source, manifest, only or ())
         for record in manifest.files:
             if only is not None and record.name not in only:
                 continue
-            _check_file(root, record.name, record.size, record.sha256 if verify else None)
+            try:
+                _check_file(root, record.name, record.size, record.sha256 if verify else None)
+            except OSError as error:
+                raise _unreadable(root / record.name, error) from error
         return cls(root, manifest)
 
     @property
@@ -86,12 +92,31 @@ class Bundle:
                 f"{self.path} has no tokenizer.json (its checkpoint had no tokenizer), so it can only take "
                 "token ids; export again from a checkpoint with a tokenizer"
             )
-        return self.path / "tokenizer.json"
+        return self.path / _TOKENIZER_NAME
+
+
+def _check_names(source: Path, manifest: Manifest, wanted: Collection[str]) -> None:
+    """Check that file names stay inside the bundle and that every file that is used has a recorded hash."""
+    recorded = {record.name for record in manifest.files}
+    for name in recorded:
+        if Path(name).name != name or name in ("", "..", MANIFEST_NAME) or not name.isprintable():
+            raise CorruptBundle(
+                f"{source} names {name!r}, which is no file of its own or outside the bundle; "
+                "export the bundle again"
+            )
+    used = [*(graph.file for graph in manifest.graphs), *wanted]
+    if manifest.has_tokenizer:
+        used.append(_TOKENIZER_NAME)
+    for name in used:
+        if name not in recorded:
+            raise CorruptBundle(f"{source} records no file {name}, which is used; export the bundle again")
+
+
+def _unreadable(path: Path, error: OSError) -> BundleNotFound:
+    return BundleNotFound(f"{path} cannot be read: {error.strerror or error}; see its permissions")
 
 
 def _check_file(root: Path, name: str, size: int, sha256: str | None) -> None:
-    if Path(name).name != name:
-        raise CorruptBundle(f"the manifest of {root} names the file {name!r} outside the bundle")
     path = root / name
     if not path.is_file():
         raise BundleNotFound(f"{root} lacks the file {name} that its manifest names; copy the bundle whole")

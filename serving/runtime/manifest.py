@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -216,25 +218,67 @@ class Manifest:
             source: name for error messages.
 
         Raises:
-            IncompatibleBundle: another major schema version.
-            CorruptBundle: not JSON, or a field is missing or of the wrong type.
+            IncompatibleBundle: another major schema version, or a newer minor one with a value that this
+                release does not know.
+            CorruptBundle: not JSON, or a field is missing, of the wrong type or out of its range.
         """
         try:
-            data = json.loads(text)
-        except ValueError as error:
+            data = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
             raise CorruptBundle(f"{source} is not JSON ({error}); export the bundle again") from error
         version = data.get("schema_version") if isinstance(data, dict) else None
-        if not isinstance(version, str):
-            raise CorruptBundle(f"{source} has no schema_version; it is no longserve manifest")
-        major = SCHEMA_VERSION.split(".")[0]
-        if version.split(".")[0] != major:
+        if not isinstance(version, str) or not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", version):
+            raise CorruptBundle(
+                f"{source} has no schema_version like {SCHEMA_VERSION!r}; it is no longserve manifest"
+            )
+        (major, minor), (own_major, own_minor) = (v.split(".") for v in (version, SCHEMA_VERSION))
+        if major != own_major:
             raise IncompatibleBundle(
-                f"{source} has schema version {version}, this longserve reads {major}.x; "
+                f"{source} has schema version {version}, this longserve reads {own_major}.x; "
                 "export the bundle again, or use the longserve that wrote it"
             )
-        manifest = _decode(cls, data, source)
+        try:
+            manifest = _decode(cls, data, source)
+        except CorruptBundle as error:
+            if int(minor) <= int(own_minor):
+                raise
+            raise IncompatibleBundle(
+                f"{error}; {source} has schema version {version}, newer than this longserve's "
+                f"{SCHEMA_VERSION}: upgrade longserve"
+            ) from error
         assert isinstance(manifest, Manifest)
+        _check_sizes(manifest, source)
         return manifest
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _check_sizes(manifest: Manifest, source: str) -> None:
+    for name in ("max_length", "block_size", "max_global_tokens", "vocab_size", "type_vocab_size"):
+        size = getattr(manifest, name)
+        if size is not None and size < 1:
+            raise CorruptBundle(f"{source}.{name} is {size}; it must be positive; export the bundle again")
+    window = manifest.attention_window
+    if not window or min(window) < 1:
+        raise CorruptBundle(
+            f"{source}.attention_window is {list(window)}; it must hold a positive number per layer; "
+            "export the bundle again"
+        )
+    for role, token in manifest.special_tokens.items():
+        if not 0 <= token < manifest.vocab_size:
+            raise CorruptBundle(
+                f"{source}.special_tokens.{role} is {token}; ids end at {manifest.vocab_size - 1}; "
+                "export the bundle again"
+            )
+
+
+def _shown(value: Any) -> str:
+    """A value for a message: its beginning, because a damaged manifest may hold anything."""
+    shorten = reprlib.Repr()
+    shorten.maxstring = shorten.maxother = 60
+    return shorten.repr(value)
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
@@ -249,16 +293,16 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
             return kind(value)
         except ValueError:
             legal = ", ".join(str(member.value) for member in kind)
-            raise CorruptBundle(f"{where} is {value!r}; legal: {legal}") from None
+            raise CorruptBundle(f"{where} is {_shown(value)}; legal: {legal}") from None
     if origin is tuple and isinstance(value, list):
         return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is Mapping and isinstance(value, dict):
         return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and type(value) is int and abs(value) < 1 << 53:
         return float(value)
     if isinstance(kind, type) and type(value) is kind:
         return value
-    raise CorruptBundle(f"{where} is {value!r}, which is not of the type that the schema gives")
+    raise CorruptBundle(f"{where} is {_shown(value)}, which is not of the type that the schema gives")
 
 
 def _decode_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -273,7 +317,7 @@ def _decode_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
 
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise CorruptBundle(f"{where} is {value!r} where an object is expected")
+        raise CorruptBundle(f"{where} is {_shown(value)} where an object is expected")
     hints = get_type_hints(kind)
     fields = {}
     for field in dataclasses.fields(kind):
