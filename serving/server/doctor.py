@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..runtime.cores import available_cores
 from ..runtime.errors import ServerError, TritonNotFound
-from .environment import Fitness, check_libpython, check_numpy, check_stub
+from .environment import Fitness, check_libpython, check_numpy, check_packages, check_stub
 from .installation import TritonInstallation, find_triton
 from .probe import probe_triton
 
@@ -49,7 +49,7 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Check everything that serving needs, then what export needs. The last check of Triton starts one."""
     yield Finding(name="python", status=Status.OK, found=f"{platform.python_version()} at {sys.executable}")
-    serving = [_numpy(), _package("tokenizers", "serve"), _package("tritonclient", "serve"), _onnxruntime()]
+    serving = [_package("tokenizers", "serve"), _package("tritonclient", "serve"), _onnxruntime()]
     yield from serving
     yield from _triton(usable=all(finding.status is Status.OK for finding in serving))
     yield _memory()
@@ -72,10 +72,14 @@ def _triton(*, usable: bool) -> Iterator[Finding]:
         )
         return
     if installation.wheel is not None:
-        stub, libpython = check_stub(installation), check_libpython()
-        yield _finding("python backend", stub)
-        yield _finding("libpython", libpython)
-        usable = usable and stub.remedy is None and libpython.remedy is None
+        hosting = {
+            "python backend": check_stub(installation),
+            "libpython": check_libpython(),
+            "numpy": check_numpy(),
+            "packages": check_packages(),
+        }
+        yield from (_finding(name, fitness) for name, fitness in hosting.items())
+        usable = usable and all(fitness.remedy is None for fitness in hosting.values())
     yield (
         _trial(installation)
         if usable
@@ -108,10 +112,6 @@ def _trial(installation: TritonInstallation) -> Finding:
 def _finding(name: str, fitness: Fitness) -> Finding:
     status = Status.OK if fitness.remedy is None else Status.SHORT
     return Finding(name=name, status=status, found=fitness.found, remedy=fitness.remedy or "")
-
-
-def _numpy() -> Finding:
-    return _finding("numpy", check_numpy())
 
 
 def _package(name: str, extra: str, *, needed: bool = True) -> Finding:

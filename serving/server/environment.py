@@ -1,23 +1,49 @@
 """Whether this Python environment can host the wheel's Triton, and the environment variables it needs there.
 
 The wheel's python backend starts one *stub* process a model instance. The stub embeds Python: it links
-`libpythonX.Y.so.1.0`, and takes standard library and packages from the `python3` that comes first on PATH.
+`libpythonX.Y.so.1.0`, and takes standard library and packages from the `python3` that comes first on PATH. It
+sees what `python3 -I` sees: neither PYTHONPATH nor the user's own packages (`pip install --user`).
 """
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..runtime.errors import UnfitEnvironment
 from .installation import STUB_NAME, TritonInstallation
 
-__all__ = ["Fitness", "check_libpython", "check_numpy", "check_stub", "find_libpython", "prepare_environment"]
+__all__ = [
+    "Fitness",
+    "check_libpython",
+    "check_numpy",
+    "check_packages",
+    "check_stub",
+    "find_libpython",
+    "prepare_environment",
+    "visible_packages",
+]
+
+
+_INSTALL = (
+    f"install 'longserve[serve,cpu]' into {sys.prefix}; PYTHONPATH and `pip install --user` do not reach them"
+)
+_LIST_PACKAGES = """
+import importlib.metadata as metadata, json
+found = {}
+for name in ("numpy", "tokenizers", "onnxruntime", "onnxruntime-gpu"):
+    try:
+        found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +55,36 @@ class Fitness:
 
 
 def check_numpy() -> Fitness:
-    """numpy must be there and older than 2: the stub's binding reads numpy 2 arrays wrongly."""
-    try:
-        found = version("numpy")
-    except PackageNotFoundError:
-        return Fitness("numpy is not installed", "install 'longserve[serve]'")
+    """The stub must see a numpy older than 2, because its binding reads numpy 2 arrays wrongly."""
+    found = visible_packages().get("numpy")
+    if found is None:
+        return Fitness("no numpy that Triton's Python models can see", _INSTALL)
     if int(found.split(".")[0]) >= 2:
         return Fitness(
             f"numpy {found}, with which this Triton silently returns wrong tensors",
-            "install 'numpy<2' here ('longserve[serve]' asks for it), or use NVIDIA's Triton container",
+            f"install 'numpy<2' into {sys.prefix} ('longserve[serve]' asks for it), or use NVIDIA's Triton "
+            "container",
         )
     return Fitness(f"numpy {found}")
+
+
+def check_packages() -> Fitness:
+    """The stub must see what the models import."""
+    visible = visible_packages()
+    missing = [name for name in ("numpy", "tokenizers") if name not in visible]
+    if not any(name.startswith("onnxruntime") for name in visible):
+        missing.append("onnxruntime")
+    if missing:
+        return Fitness(f"{', '.join(missing)} cannot be seen by Triton's Python models", _INSTALL)
+    return Fitness(", ".join(f"{name} {found}" for name, found in visible.items()))
+
+
+def visible_packages() -> dict[str, str]:
+    """Return name and version of the packages, of those that models import, that the stub sees."""
+    result = subprocess.run(
+        [str(_python()), "-I", "-c", _LIST_PACKAGES], capture_output=True, text=True, timeout=60, check=True
+    )
+    return dict(json.loads(result.stdout))
 
 
 def check_stub(installation: TritonInstallation) -> Fitness:
@@ -120,14 +165,25 @@ def prepare_environment(
 
 def _python_directory(directory: Path) -> Path:
     """Return a directory whose `python3` is the running Python with its packages."""
-    if sys.prefix != sys.base_prefix:
-        return Path(sys.prefix) / "bin"
+    if _in_virtual_environment():
+        return _python().parent
     # Outside a virtual environment python3 may be another version than the running one (/usr/bin), so give
     # the stub a link of the right name; Python follows it to find its standard library.
     links = directory / "bin"
     links.mkdir()
-    (links / "python3").symlink_to(Path(sys.executable).resolve())
+    (links / "python3").symlink_to(_python())
     return links
+
+
+def _in_virtual_environment() -> bool:
+    return sys.prefix != sys.base_prefix
+
+
+def _python() -> Path:
+    """The interpreter from which the stub takes its packages."""
+    if _in_virtual_environment():
+        return Path(sys.prefix) / "bin" / "python3"
+    return Path(sys.executable).resolve()
 
 
 def _prepend(environment: dict[str, str], name: str, directories: list[Path]) -> None:

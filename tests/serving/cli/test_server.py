@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import site
 import socket
 import subprocess
 import sys
@@ -127,17 +128,31 @@ def test_a_taken_port_is_named(repository: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_numpy_2_is_refused_with_the_reason(repository: Path, tmp_path: Path) -> None:
-    """numpy's metadata on the path is what decides, as with a real numpy 2 in front of the old one."""
-    metadata = tmp_path / "numpy-2.2.6.dist-info"
+@pytest.fixture
+def environment_with_numpy_2(tmp_path: Path) -> Path:
+    """A virtual environment with this one's packages, but numpy 2's metadata in front of numpy's."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    packages = next((tmp_path / "venv" / "lib").glob("python3.*/site-packages"))
+    metadata = packages / "numpy-2.2.6.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 2.2.6\n")
-    result = longserve("serve", repository, *FREE, PYTHONPATH=str(tmp_path))
+    here = [path for path in site.getsitepackages() if Path(path).is_dir()]
+    (packages / "ours.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in here))
+    return tmp_path / "venv" / "bin" / "python"
+
+
+def test_numpy_2_is_refused_with_the_reason(repository: Path, environment_with_numpy_2: Path) -> None:
+    command = [environment_with_numpy_2, "-c", "from longserve.serving.command import main; main()"]
+    result = subprocess.run(
+        [*command, "serve", repository, *FREE], capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 1
     assert "numpy 2.2.6" in result.stderr and "numpy<2" in result.stderr
-    report = json.loads(longserve("doctor", "--json", PYTHONPATH=str(tmp_path)).stdout)
+    doctor = subprocess.run([*command, "doctor", "--json"], capture_output=True, text=True, timeout=120)
+    report = json.loads(doctor.stdout)
     numpy = next(finding for finding in report["findings"] if finding["name"] == "numpy")
     assert numpy["status"] == "short" and not report["usable"]
+    assert doctor.returncode == 1
 
 
 @pytest.mark.parametrize("command", ["repo", "serve"])
@@ -160,9 +175,7 @@ def test_repo_refuses_impossible_numbers(classification_bundle: Path, tmp_path: 
 
 
 def test_repo_where_nothing_can_be_written_is_one_line(classification_bundle: Path) -> None:
-    result = longserve(
-        "repo", classification_bundle, "--name", "x", "-o", "/proc/longserve"
-    )  # not even by root
+    result = longserve("repo", classification_bundle, "--name", "x", "-o", "/proc/longserve")
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert "cannot write /proc/longserve" in line

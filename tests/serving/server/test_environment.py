@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ def test_outside_a_virtual_environment_python3_is_the_running_python(
     wheel: TritonInstallation, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    monkeypatch.setattr(environment, "visible_packages", lambda: {"numpy": "1.26.4"})
     variables = environment.prepare_environment(wheel, run, {})
     python3 = Path(variables["PATH"].split(os.pathsep)[0]) / "python3"
     assert python3.resolve() == Path(sys.executable).resolve()
@@ -81,7 +82,7 @@ def test_outside_a_virtual_environment_python3_is_the_running_python(
 def test_numpy_must_be_older_than_2(
     found: str, fits: bool, wheel: TritonInstallation, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "version", lambda name: found)
+    monkeypatch.setattr(environment, "visible_packages", lambda: {"numpy": found})
     if fits:
         environment.prepare_environment(wheel, run, {})
         return
@@ -93,12 +94,32 @@ def test_numpy_must_be_older_than_2(
 def test_a_missing_numpy_is_refused(
     wheel: TritonInstallation, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def absent(name: str) -> str:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(environment, "version", absent)
-    with pytest.raises(UnfitEnvironment, match="numpy is not installed"):
+    monkeypatch.setattr(environment, "visible_packages", lambda: {"tokenizers": "0.23.3"})
+    with pytest.raises(UnfitEnvironment, match=r"no numpy.*longserve\[serve,cpu\]"):
         environment.prepare_environment(wheel, run, {})
+
+
+def test_packages_are_those_that_an_isolated_python_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / "numpy-2.2.6.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 2.2.6\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # which the stub ignores
+    assert environment.visible_packages()["numpy"] == version("numpy")
+
+
+def test_packages_that_models_lack_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "visible_packages", lambda: {"numpy": "1.26.4"})
+    fitness = environment.check_packages()
+    assert fitness.found.startswith("tokenizers, onnxruntime cannot be seen")
+    assert fitness.remedy is not None and "PYTHONPATH" in fitness.remedy
+    monkeypatch.setattr(
+        environment,
+        "visible_packages",
+        lambda: {"numpy": "1.26.4", "tokenizers": "0.23", "onnxruntime-gpu": "1.31"},
+    )
+    assert environment.check_packages().remedy is None
 
 
 def test_a_python_without_shared_library_is_refused_with_the_remedy(
