@@ -26,6 +26,8 @@ __all__ = [
 ]
 
 CPU_PROVIDER = "CPUExecutionProvider"
+_REMOTE_PROVIDER = "AzureExecutionProvider"
+"""In every onnxruntime package; it calls web services and leaves a graph like ours to the CPU provider."""
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
@@ -78,7 +80,7 @@ class OnnxRuntimeEngine:
         """
         chosen = settings or SessionSettings()
         runtime = _import_onnxruntime()
-        available = runtime.get_available_providers()
+        available = [name for name in runtime.get_available_providers() if name != _REMOTE_PROVIDER]
         if chosen.provider not in available:
             raise EngineError(
                 f"onnxruntime {runtime.__version__} has no {chosen.provider}, only {', '.join(available)}; "
@@ -152,24 +154,8 @@ def _import_onnxruntime() -> Any:
 
 
 def _onnxruntime_errors() -> tuple[type[Exception], ...]:
-    """The exceptions that onnxruntime's binding raises; they share no base class but Exception."""
+    """The exceptions that onnxruntime's binding raises; its own share no base class but Exception."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    named = [
-        getattr(state, name)
-        for name in (
-            "EPFail",
-            "EngineError",
-            "Fail",
-            "InvalidArgument",
-            "InvalidGraph",
-            "InvalidProtobuf",
-            "ModelLoaded",
-            "NoModel",
-            "NoSuchFile",
-            "NotImplemented",
-            "RuntimeException",
-        )
-        if hasattr(state, name)
-    ]
-    return (*named, RuntimeError, ValueError)
+    own = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*own, RuntimeError, ValueError, MemoryError)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .errors import InvalidInput
+from .errors import CorruptBundle, EngineError, InvalidInput
 from .manifest import Manifest, Task
 
 __all__ = ["EncoderOutput", "EncoderSequence", "check_sequence", "pack", "pad", "unpack", "unpad"]
@@ -117,12 +117,15 @@ def unpack(
         outputs: the graph's outputs by name.
         lengths: number of tokens of each sequence.
         task: what the outputs mean.
+
+    Raises:
+        EngineError: an output has another shape than the sequences ask for.
     """
     if task is Task.TEXT_CLASSIFICATION:
-        return [EncoderOutput(logits=row) for row in np.asarray(outputs["logits"], dtype=np.float32)]
-    bounds = np.cumsum(lengths)[:-1]
-    starts = np.split(np.asarray(outputs["start_logits"], dtype=np.float32), bounds)
-    ends = np.split(np.asarray(outputs["end_logits"], dtype=np.float32), bounds)
+        return _rows_of_logits(outputs, len(lengths))
+    bounds, total = np.cumsum(lengths)[:-1], (sum(lengths),)
+    starts = np.split(_output(outputs, "start_logits", total), bounds)
+    ends = np.split(_output(outputs, "end_logits", total), bounds)
     return [EncoderOutput(start_logits=s, end_logits=e) for s, e in zip(starts, ends, strict=True)]
 
 
@@ -135,8 +138,11 @@ def pad(sequences: Sequence[EncoderSequence], manifest: Manifest) -> dict[str, n
 
     Raises:
         InvalidInput: there is no sequence, or one is unfit (`check_sequence`), named by its index.
+        CorruptBundle: the manifest names no padding token.
     """
     _check_sequences(sequences, manifest)
+    if "pad" not in manifest.special_tokens:
+        raise CorruptBundle("the manifest names no pad token, which padding needs; export the bundle again")
     shape = (len(sequences), max(sequence.input_ids.size for sequence in sequences))
     feeds: dict[str, npt.NDArray[np.generic]] = {
         "input_ids": np.full(shape, manifest.special_tokens["pad"], dtype=np.int64),
@@ -156,15 +162,48 @@ def pad(sequences: Sequence[EncoderSequence], manifest: Manifest) -> dict[str, n
 def unpad(
     outputs: Mapping[str, npt.NDArray[np.generic]], lengths: Sequence[int], task: Task
 ) -> list[EncoderOutput]:
-    """Split the padded graph's outputs into one result per sequence (inverse of `pad`)."""
+    """Split the padded graph's outputs into one result per sequence (inverse of `pad`).
+
+    Args:
+        outputs: the graph's outputs by name.
+        lengths: number of tokens of each sequence.
+        task: what the outputs mean.
+
+    Raises:
+        EngineError: an output has another shape than the sequences ask for.
+    """
     if task is Task.TEXT_CLASSIFICATION:
-        return [EncoderOutput(logits=row) for row in np.asarray(outputs["logits"], dtype=np.float32)]
-    starts = np.asarray(outputs["start_logits"], dtype=np.float32)
-    ends = np.asarray(outputs["end_logits"], dtype=np.float32)
+        return _rows_of_logits(outputs, len(lengths))
+    shape = (len(lengths), max(lengths))
+    starts = _output(outputs, "start_logits", shape)
+    ends = _output(outputs, "end_logits", shape)
     return [
         EncoderOutput(start_logits=start[:length], end_logits=end[:length])
         for start, end, length in zip(starts, ends, lengths, strict=True)
     ]
+
+
+def _rows_of_logits(outputs: Mapping[str, npt.NDArray[np.generic]], rows: int) -> list[EncoderOutput]:
+    return [EncoderOutput(logits=row) for row in _output(outputs, "logits", (rows, None))]
+
+
+def _output(
+    outputs: Mapping[str, npt.NDArray[np.generic]], name: str, shape: tuple[int | None, ...]
+) -> Float32Array:
+    """Return an output as float32; None in `shape` stands for any size."""
+    if name not in outputs:
+        raise EngineError(f"the graph gave {', '.join(outputs)} but no {name}; export the bundle again")
+    array = np.asarray(outputs[name], dtype=np.float32)
+    fits = array.ndim == len(shape) and all(
+        want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("labels" if size is None else str(size) for size in shape)
+        raise EngineError(
+            f"the graph gave {name} of shape {list(array.shape)} where [{wanted}] is due; "
+            "export the bundle again"
+        )
+    return array
 
 
 def _check_sequences(sequences: Sequence[EncoderSequence], manifest: Manifest) -> None:
