@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,7 +65,10 @@ class TritonPythonModel:
 
     async def execute(self, requests: list[Any]) -> list[Any]:
         """Answer all requests; a bad one gets its error and does not touch the others."""
-        return list(await asyncio.gather(*(self._respond(request) for request in requests)))
+        responses = await asyncio.gather(
+            *(self._respond(request) for request in requests), return_exceptions=True
+        )
+        return [_defect(item) if isinstance(item, BaseException) else item for item in responses]
 
     async def _respond(self, request: Any) -> Any:
         try:
@@ -134,6 +138,14 @@ class TritonPythonModel:
             for name in self._outputs
         }
         return EncoderOutput(**arrays)
+
+
+def _defect(error: BaseException) -> Any:
+    """Answer a request that met a defect of ours. Its message may hold user text: only the place is logged."""
+    where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
+    kind = type(error).__name__
+    pb_utils.Logger.log_error(f"unexpected {kind}:\n{where}")
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"unexpected {kind}; see the server's log"))
 
 
 def _parameters(request: Any) -> dict[str, Any]:
