@@ -141,7 +141,7 @@ class TritonPythonModel:
 
 
 def _defect(error: BaseException) -> Any:
-    """Answer a request that met a defect of ours. Its message may hold user text: only the place is logged."""
+    """Answer a request that met a defect. Its message may hold user text, so only the place is logged."""
     where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
     kind = type(error).__name__
     pb_utils.Logger.log_error(f"unexpected {kind}:\n{where}")
