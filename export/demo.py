@@ -17,7 +17,15 @@ from .errors import ExportError
 from .exporter import ExportResult, export_bundle
 from .progress import Progress
 
-__all__ = ["DEMO_MODELS", "Checked", "DemoDocument", "DemoModel", "ask_all", "export_all", "read_documents"]
+__all__ = [
+    "Checked",
+    "DEMO_MODELS",
+    "DemoDocument",
+    "DemoModel",
+    "ask_all",
+    "export_all",
+    "read_documents",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,14 @@ from .errors import ParityFailed
 from .parity_cases import ParityCase, default_lengths, make_cases, make_sequences
 from .progress import Progress
 
-__all__ = ["TOLERANCES", "CaseResult", "ParityReport", "Tolerance", "check_parity", "reference_outputs"]
+__all__ = [
+    "CaseResult",
+    "ParityReport",
+    "TOLERANCES",
+    "Tolerance",
+    "check_parity",
+    "reference_outputs",
+]
 
 FloatArray = npt.NDArray[np.float32]
 

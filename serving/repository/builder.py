@@ -25,7 +25,13 @@ from .config import (
 from .options import Backend, RepositoryOptions, check_name
 from .warmup import WarmupSample, warmup_samples
 
-__all__ = ["CONFIG_NAME", "RUNTIME_PACKAGE", "BuiltModels", "build_repository", "encoder_files"]
+__all__ = [
+    "BuiltModels",
+    "CONFIG_NAME",
+    "RUNTIME_PACKAGE",
+    "build_repository",
+    "encoder_files",
+]
 
 CONFIG_NAME = "config.pbtxt"
 RUNTIME_PACKAGE = "longserve_runtime"

@@ -20,16 +20,16 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from .errors import CorruptBundle, IncompatibleBundle
 
 __all__ = [
-    "MANIFEST_NAME",
-    "SCHEMA_VERSION",
     "FileRecord",
     "GlobalAttention",
     "GraphSpec",
     "Layout",
+    "MANIFEST_NAME",
     "Manifest",
     "ParitySummary",
     "Precision",
     "ProblemType",
+    "SCHEMA_VERSION",
     "Task",
     "TensorSpec",
 ]

@@ -11,11 +11,11 @@ from .errors import InvalidInput
 
 __all__ = [
     "APPLICABLE_FUNCTIONS",
-    "MAX_ANSWERS",
-    "WINDOW_COMBINATIONS",
     "ClassificationOptions",
+    "MAX_ANSWERS",
     "ParameterValue",
     "QuestionAnsweringOptions",
+    "WINDOW_COMBINATIONS",
 ]
 
 ParameterValue = str | int | bool | float

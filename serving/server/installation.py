@@ -12,7 +12,11 @@ from pathlib import Path
 
 from ..runtime.errors import TritonNotFound
 
-__all__ = ["WHEEL", "TritonInstallation", "find_triton"]
+__all__ = [
+    "TritonInstallation",
+    "WHEEL",
+    "find_triton",
+]
 
 WHEEL = "nvidia-pytriton"
 """The package on PyPI that holds a Triton server."""
