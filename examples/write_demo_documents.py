@@ -100,7 +100,7 @@ def _length(tokenizer: Any, text: str) -> int:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)  # noqa: T201 - the report of a command
+    print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ size; T = R·N tokens; M = T / block_size blocks; K global slots a row; H heads 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +73,8 @@ def find_global_tokens(segment: Tensor, is_global: Tensor, capacity: int | None)
     flag = is_global.to(torch.int64)
     rank = flag * (length - position)
     if capacity is None:
-        slots = torch.clamp(flag.sum(dim=1).amax(dim=0), min=1).item()
-        assert isinstance(slots, int)
+        # a symbolic integer while the model is traced: no isinstance, or the tracer takes its slow path
+        slots = cast(int, torch.clamp(flag.sum(dim=1).amax(dim=0), min=1).item())
         torch._check(slots >= 1)  # type: ignore[no-untyped-call]
         torch._check(slots <= length)  # type: ignore[no-untyped-call]
     else:

@@ -84,13 +84,13 @@ class Checked:
 
 
 def read_documents(directory: Path) -> list[DemoDocument]:
-    """Read the demo's documents and `index.json`, which says what is known of each.
+    """Read the demo's documents and `documents.json`, which says what is known of each.
 
     Raises:
         ExportError: they are not there or cannot be read.
     """
     try:
-        index = json.loads((directory / "index.json").read_text(encoding="utf-8"))
+        index = json.loads((directory / "documents.json").read_text(encoding="utf-8"))
         return [
             DemoDocument(
                 name=entry["file"],
