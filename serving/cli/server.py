@@ -63,6 +63,20 @@ _DEFAULTS = RepositoryOptions()
     help="Seconds that a text may wait before it is refused.",
 )
 @click.option(
+    "--max-text-bytes",
+    type=int,
+    default=_DEFAULTS.max_text_bytes,
+    show_default=True,
+    help="Largest text, question or context, in bytes of UTF-8.",
+)
+@click.option(
+    "--max-windows",
+    type=int,
+    default=_DEFAULTS.max_windows,
+    show_default=True,
+    help="Most windows that one text may be cut into.",
+)
+@click.option(
     "--portable",
     is_flag=True,
     help="Leave the bundle's fingerprint out of the configurations, so that they can be kept in git.",
@@ -84,6 +98,8 @@ def repo_command(
     max_batch_size: int,
     max_queue_size: int,
     queue_timeout: float,
+    max_text_bytes: int,
+    max_windows: int,
     portable: bool,
     output: Path,
 ) -> None:
@@ -100,6 +116,8 @@ def repo_command(
         max_batch_size=max_batch_size,
         max_queue_size=max_queue_size,
         queue_timeout=queue_timeout,
+        max_text_bytes=max_text_bytes,
+        max_windows=max_windows,
         portable=portable,
     )
     built = build_repository(bundle, name, output, options)

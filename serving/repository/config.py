@@ -5,6 +5,7 @@ The messages are those of `model_config.proto` (triton-inference-server/common),
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,11 +104,22 @@ def text_config(manifest: Manifest, name: str, options: RepositoryOptions, finge
         outputs = [("ANSWER", triton.TYPE_STRING, -1), ("SCORE", triton.TYPE_FP32, -1)]
         outputs += [("START", triton.TYPE_INT32, -1), ("END", triton.TYPE_INT32, -1)]
     outputs += [("TOKENS", triton.TYPE_INT32, 1), ("WINDOWS", triton.TYPE_INT32, 1)]
+    outputs += [("WINDOW_RESULTS", triton.TYPE_STRING, 1)]  # sent where the request asks for it
     for output, data_type, width in outputs:
         config.output.add(name=output, data_type=data_type, dims=[width])
     config.instance_group.add(kind=triton.ModelInstanceGroup.KIND_CPU, count=options.text_instances)
     config.dynamic_batching.max_queue_delay_microseconds = 0
-    _set_parameters(config, {"encoder": encoder_name(name), "max_in_flight": str(options.max_in_flight)})
+    _set_parameters(
+        config,
+        {
+            "encoder": encoder_name(name),
+            "max_in_flight": str(options.max_in_flight),
+            "max_text_bytes": str(options.max_text_bytes),
+            "max_windows": str(options.max_windows),
+        },
+    )
+    if classifies:
+        _set_parameters(config, {"labels": json.dumps(manifest.labels, ensure_ascii=False)})
     _describe(config, manifest, options, fingerprint)
     return config
 

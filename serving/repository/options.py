@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ..runtime.errors import RepositoryError
+from ..runtime.limits import DEFAULT_MAX_TEXT_BYTES, DEFAULT_MAX_WINDOWS
 
 __all__ = ["Backend", "RepositoryOptions", "check_name"]
 
@@ -40,6 +41,8 @@ class RepositoryOptions:
         max_queue_delay: seconds that the encoder's batcher waits for more sequences to come.
         text_instances: processes that tokenize and decode.
         max_in_flight: encoder requests that one text instance has under way at the same time.
+        max_text_bytes: largest text, question or context that is taken, in bytes of UTF-8.
+        max_windows: most windows that one text may be cut into.
         portable: leave out what differs from one export to the next (the bundle's fingerprint), so that the
             configurations can be kept in version control.
     """
@@ -55,10 +58,14 @@ class RepositoryOptions:
     max_queue_delay: float = 0.001
     text_instances: int = 2
     max_in_flight: int = 16
+    max_text_bytes: int = DEFAULT_MAX_TEXT_BYTES
+    max_windows: int = DEFAULT_MAX_WINDOWS
     portable: bool = False
 
     def __post_init__(self) -> None:
         for name in ("instances", "max_batch_size", "max_queue_size", "text_instances", "max_in_flight"):
+            _check(name, getattr(self, name), minimum=1)
+        for name in ("max_text_bytes", "max_windows"):
             _check(name, getattr(self, name), minimum=1)
         for name in ("threads", "max_tokens_per_run", "max_queue_delay"):
             _check(name, getattr(self, name), minimum=0)

@@ -38,6 +38,7 @@ class ClassificationOptions:
         stride: tokens that neighbouring windows share where the text is longer than the model (Hugging
             Face's `doc_stride`); None: 128, or a quarter of the model's length where that is less.
         window_combination: `mean` or `max` of the windows' scores.
+        window_results: return what each window gave, besides the combined result.
 
     Raises:
         InvalidInput: a value of the wrong type or out of range.
@@ -47,6 +48,7 @@ class ClassificationOptions:
     function_to_apply: str | None = None
     stride: int | None = None
     window_combination: str = "mean"
+    window_results: bool = False
 
     def __post_init__(self) -> None:
         _check_integer("top_k", self.top_k, minimum=1, optional=True)
@@ -54,6 +56,7 @@ class ClassificationOptions:
         if self.function_to_apply is not None:
             _check_choice("function_to_apply", self.function_to_apply, APPLICABLE_FUNCTIONS)
         _check_choice("window_combination", self.window_combination, WINDOW_COMBINATIONS)
+        _check_boolean("window_results", self.window_results)
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, ParameterValue]) -> ClassificationOptions:
@@ -73,8 +76,10 @@ class QuestionAnsweringOptions:
         top_k: how many answers to return, best first, at most 1000; fewer come where there are fewer spans.
         max_answer_tokens: longest answer, in tokens.
         stride: tokens that neighbouring windows share where the context is longer than the model (Hugging
-            Face's `doc_stride`); None: 128, or a quarter of the model's length where that is less.
+            Face's `doc_stride`). None: 128, or a quarter of the model's length where that is less, but at
+            least `max_answer_tokens` as far as half a window has room, so that no answer is cut at a seam.
         handle_impossible_answer: let "no answer" compete with the spans, as Hugging Face's pipeline does.
+        window_results: return what each window gave, besides the best answers of all.
 
     Raises:
         InvalidInput: a value of the wrong type or out of range.
@@ -84,15 +89,14 @@ class QuestionAnsweringOptions:
     max_answer_tokens: int = 30
     stride: int | None = None
     handle_impossible_answer: bool = False
+    window_results: bool = False
 
     def __post_init__(self) -> None:
         _check_integer("top_k", self.top_k, minimum=1, maximum=MAX_ANSWERS)
         _check_integer("max_answer_tokens", self.max_answer_tokens, minimum=1)
         _check_integer("stride", self.stride, minimum=0, optional=True)
-        if not isinstance(self.handle_impossible_answer, bool):
-            raise InvalidInput(
-                f"handle_impossible_answer is {self.handle_impossible_answer!r}; give true or false"
-            )
+        _check_boolean("handle_impossible_answer", self.handle_impossible_answer)
+        _check_boolean("window_results", self.window_results)
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, ParameterValue]) -> QuestionAnsweringOptions:
@@ -146,12 +150,14 @@ _CLASSIFICATION_CONVERTERS: Mapping[str, _Converter] = {
     "function_to_apply": _unchanged,
     "stride": _to_integer,
     "window_combination": _unchanged,
+    "window_results": _to_boolean,
 }
 _QUESTION_ANSWERING_CONVERTERS: Mapping[str, _Converter] = {
     "top_k": _to_integer,
     "max_answer_tokens": _to_integer,
     "stride": _to_integer,
     "handle_impossible_answer": _to_boolean,
+    "window_results": _to_boolean,
 }
 
 
@@ -165,6 +171,11 @@ def _check_integer(
         raise InvalidInput(f"{name} is {_shown(value)}; give a whole number, {legal}")
     if value < minimum or (maximum is not None and value > maximum):
         raise InvalidInput(f"{name} is {_shown(value)}; give {legal}")
+
+
+def _check_boolean(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{name} is {_shown(value)}; give true or false")
 
 
 def _check_choice(name: str, value: object, legal: tuple[str, ...]) -> None:

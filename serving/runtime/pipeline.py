@@ -17,14 +17,22 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import CorruptBundle, EngineError, InvalidInput
+from .limits import TextLimits
 from .manifest import GlobalAttention, Manifest, Task
 from .options import ClassificationOptions, QuestionAnsweringOptions
 from .packing import EncoderOutput, EncoderSequence, check_sequence
-from .results import Answer, Classification
-from .scores import combine_windows, default_function
-from .spans import WindowLogits, best_spans, trimmed_bounds
+from .results import (
+    Answer,
+    Classification,
+    WindowAnswers,
+    WindowClassification,
+    WindowedAnswers,
+    WindowedClassification,
+)
+from .scores import apply_function, combine_windows, default_function
+from .spans import Span, WindowLogits, best_spans, best_spans_of_windows, trimmed_bounds
 from .tokenization import EncodedText, Tokenizer
-from .windows import Window, default_stride, plan_windows
+from .windows import Window, count_windows, default_stride, plan_windows
 
 __all__ = [
     "ClassificationPipeline",
@@ -47,11 +55,15 @@ class PreparedText:
         sequences: what the encoder is to run, one per window.
         tokens: length of the whole text, special tokens included.
         options: how the result is to be made.
+        offsets: characters of the text's tokens, int64 `[tokens, 2]`.
+        windows: the text's tokens that each sequence holds.
     """
 
     sequences: tuple[EncoderSequence, ...]
     tokens: int
     options: ClassificationOptions
+    offsets: Int64Array
+    windows: tuple[Window, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,23 +92,31 @@ class PreparedQuestion:
 class ClassificationPipeline:
     """Text → labels. A sequence is `<s> text </s>`."""
 
-    def __init__(self, manifest: Manifest, tokenizer: Tokenizer) -> None:
-        """Take the manifest of a classifier's bundle and its tokenizer."""
+    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, limits: TextLimits | None = None) -> None:
+        """Take the manifest of a classifier's bundle, its tokenizer, and the largest text to take."""
         self.manifest = manifest
         self.tokenizer = tokenizer
+        self.limits = limits or TextLimits()
 
     def prepare(self, text: str, options: ClassificationOptions) -> PreparedText:
         """Tokenize a text and cut it into as many windows as it needs.
 
         Raises:
-            InvalidInput: the text cannot be used, or the stride leaves no room in a window.
+            InvalidInput: the text cannot be used, is too large, or the stride leaves no room in a window.
         """
+        self.limits.check_text(text, "text")
         encoded = self.tokenizer.encode(text, "text")
-        stride = _stride(options.stride, self.manifest)
-        windows = _plan("text", encoded, self.manifest.max_length - 2, stride)
+        stride = default_stride(self.manifest.max_length) if options.stride is None else options.stride
+        windows = _plan("text", encoded, self.manifest.max_length - 2, stride, self.limits)
         head, tail = _ids(self.tokenizer.cls_id), _ids(self.tokenizer.sep_id)
         sequences = _sequences(head, encoded, tail, windows, self.tokenizer, self.manifest)
-        return PreparedText(sequences=sequences, tokens=encoded.ids.size + 2, options=options)
+        return PreparedText(
+            sequences=sequences,
+            tokens=encoded.ids.size + 2,
+            options=options,
+            offsets=encoded.offsets,
+            windows=windows,
+        )
 
     def finish(self, prepared: PreparedText, outputs: Sequence[EncoderOutput]) -> Classification:
         """Make the result from the encoder's outputs, one per sequence.
@@ -104,42 +124,70 @@ class ClassificationPipeline:
         Raises:
             EngineError: an output has the wrong shape or is not finite.
         """
-        labels, options = self.manifest.labels, prepared.options
-        _check_count(prepared.sequences, outputs)
-        logits = [_checked("logits", output.logits, len(labels)) for output in outputs]
-        function = options.function_to_apply or default_function(self.manifest.problem_type, len(labels))
-        scores = combine_windows(np.stack(logits), function, options.window_combination)
-        order = np.argsort(-scores, kind="stable")[: options.top_k]
-        ranked = {labels[index]: float(scores[index]) for index in order}
+        logits, function = self._logits(prepared, outputs)
+        scores = combine_windows(logits, function, prepared.options.window_combination)
+        ranked = self._ranked(scores, prepared.options.top_k)
         label, score = next(iter(ranked.items()))
         return Classification(label, score, ranked, prepared.tokens, len(prepared.sequences))
+
+    def finish_windows(
+        self, prepared: PreparedText, outputs: Sequence[EncoderOutput]
+    ) -> WindowedClassification:
+        """As `finish`, with what each window gave alone."""
+        logits, function = self._logits(prepared, outputs)
+        windows = []
+        extents = _extents(prepared.windows, prepared.offsets)
+        for (start, end, tokens), scores in zip(extents, apply_function(logits, function), strict=True):
+            ranked = self._ranked(scores, prepared.options.top_k)
+            label, score = next(iter(ranked.items()))
+            windows.append(WindowClassification(start, end, tokens, label, score, ranked))
+        return WindowedClassification(self.finish(prepared, outputs), tuple(windows))
+
+    def _logits(self, prepared: PreparedText, outputs: Sequence[EncoderOutput]) -> tuple[Float32Array, str]:
+        """The windows' logits `[windows, labels]`, and the function that makes scores of them."""
+        labels = self.manifest.labels
+        _check_count(prepared.sequences, outputs)
+        logits = [_checked("logits", output.logits, len(labels)) for output in outputs]
+        chosen = prepared.options.function_to_apply
+        return np.stack(logits), chosen or default_function(self.manifest.problem_type, len(labels))
+
+    def _ranked(self, scores: npt.NDArray[np.float64], top_k: int | None) -> dict[str, float]:
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        return {self.manifest.labels[index]: float(scores[index]) for index in order}
 
 
 class QuestionAnsweringPipeline:
     """Question and context → answers. A sequence is `<s> question </s></s> context </s>`, as in RoBERTa."""
 
-    def __init__(self, manifest: Manifest, tokenizer: Tokenizer) -> None:
-        """Take the manifest of a question-answering bundle and its tokenizer."""
+    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, limits: TextLimits | None = None) -> None:
+        """Take the manifest of a question-answering bundle, its tokenizer, and the largest text to take."""
         self.manifest = manifest
         self.tokenizer = tokenizer
+        self.limits = limits or TextLimits()
 
     def prepare(self, question: str, context: str, options: QuestionAnsweringOptions) -> PreparedQuestion:
         """Tokenize question and context and cut the context into as many windows as it needs.
 
         Raises:
-            InvalidInput: a text cannot be used, or the question leaves too little room for the context.
+            InvalidInput: a text cannot be used or is too large, or the question leaves too little room for
+                the context.
         """
+        self.limits.check_text(question, "question")
+        self.limits.check_text(context, "context")
         asked = self.tokenizer.encode(question, "question")
         encoded = self.tokenizer.encode(context, "context")
         self._check_question(asked)
-        stride = _stride(options.stride, self.manifest)
         capacity = self.manifest.max_length - asked.ids.size - 4
         if capacity < 1:
             raise InvalidInput(
                 f"the question has {asked.ids.size} tokens, which leaves no room for the context: the model "
                 f"takes {self.manifest.max_length} tokens, 4 special ones included; shorten the question"
             )
-        windows = _plan("context", encoded, capacity, stride, asked)
+        stride = options.stride
+        if stride is None:
+            uncut = min(options.max_answer_tokens, capacity // 2)
+            stride = max(default_stride(self.manifest.max_length), uncut)
+        windows = _plan("context", encoded, capacity, stride, self.limits, asked)
         cls_id, sep_id = self.tokenizer.cls_id, self.tokenizer.sep_id
         head = np.concatenate([_ids(cls_id), asked.ids, _ids(sep_id, sep_id)])
         sequences = _sequences(head, encoded, _ids(sep_id), windows, self.tokenizer, self.manifest)
@@ -159,6 +207,32 @@ class QuestionAnsweringPipeline:
         Raises:
             EngineError: an output has the wrong shape or is not finite.
         """
+        spans = best_spans(
+            self._logits(prepared, outputs),
+            trimmed_bounds(prepared.context, prepared.offsets),
+            top_k=prepared.options.top_k,
+            max_answer_tokens=prepared.options.max_answer_tokens,
+            handle_impossible_answer=prepared.options.handle_impossible_answer,
+        )
+        return _answers(prepared, spans)
+
+    def finish_windows(self, prepared: PreparedQuestion, outputs: Sequence[EncoderOutput]) -> WindowedAnswers:
+        """As `finish`, with the best answers of each window, "no answer" not among them."""
+        spans = best_spans_of_windows(
+            self._logits(prepared, outputs),
+            trimmed_bounds(prepared.context, prepared.offsets),
+            top_k=prepared.options.top_k,
+            max_answer_tokens=prepared.options.max_answer_tokens,
+        )
+        extents = _extents(prepared.windows, prepared.offsets)
+        windows = tuple(
+            WindowAnswers(start, end, tokens, _answers(prepared, found))
+            for (start, end, tokens), found in zip(extents, spans, strict=True)
+        )
+        return WindowedAnswers(self.finish(prepared, outputs), windows)
+
+    def _logits(self, prepared: PreparedQuestion, outputs: Sequence[EncoderOutput]) -> list[WindowLogits]:
+        """The logits of each window's context tokens."""
         _check_count(prepared.sequences, outputs)
         logits = []
         for sequence, window, output in zip(prepared.sequences, prepared.windows, outputs, strict=True):
@@ -174,24 +248,7 @@ class QuestionAnsweringPipeline:
                     null_end=float(end[0]),
                 )
             )
-        spans = best_spans(
-            logits,
-            trimmed_bounds(prepared.context, prepared.offsets),
-            top_k=prepared.options.top_k,
-            max_answer_tokens=prepared.options.max_answer_tokens,
-            handle_impossible_answer=prepared.options.handle_impossible_answer,
-        )
-        return tuple(
-            Answer(
-                prepared.context[span.start : span.end],
-                span.score,
-                span.start,
-                span.end,
-                prepared.tokens,
-                len(prepared.sequences),
-            )
-            for span in spans
-        )
+        return logits
 
     def _check_question(self, asked: EncodedText) -> None:
         """A question's tokens attend globally, of which a graph may take a limited number."""
@@ -244,9 +301,9 @@ def run(
 
 
 def make_pipeline(
-    manifest: Manifest, tokenizer_path: str | Path
+    manifest: Manifest, tokenizer_path: str | Path, limits: TextLimits | None = None
 ) -> ClassificationPipeline | QuestionAnsweringPipeline:
-    """Return the pipeline of a bundle's task.
+    """Return the pipeline of a bundle's task, which takes texts up to `limits` (by default, `TextLimits()`).
 
     Raises:
         CorruptBundle: the tokenizer cannot be read, or the manifest names no label for a classifier.
@@ -254,18 +311,38 @@ def make_pipeline(
     """
     tokenizer = Tokenizer(tokenizer_path, manifest)
     if manifest.task is Task.QUESTION_ANSWERING:
-        return QuestionAnsweringPipeline(manifest, tokenizer)
+        return QuestionAnsweringPipeline(manifest, tokenizer, limits)
     if not manifest.labels:
         raise CorruptBundle("the manifest of this classifier names no labels; export the bundle again")
-    return ClassificationPipeline(manifest, tokenizer)
+    return ClassificationPipeline(manifest, tokenizer, limits)
 
 
-def _stride(chosen: int | None, manifest: Manifest) -> int:
-    return default_stride(manifest.max_length) if chosen is None else chosen
+def _answers(prepared: PreparedQuestion, spans: Sequence[Span]) -> tuple[Answer, ...]:
+    return tuple(
+        Answer(
+            prepared.context[span.start : span.end],
+            span.score,
+            span.start,
+            span.end,
+            prepared.tokens,
+            len(prepared.sequences),
+        )
+        for span in spans
+    )
+
+
+def _extents(windows: Sequence[Window], offsets: Int64Array) -> list[tuple[int, int, int]]:
+    """First character, one after the last, and number of tokens of each window."""
+    return [(int(offsets[w.start, 0]), int(offsets[w.end - 1, 1]), w.size) for w in windows]
 
 
 def _plan(
-    name: str, encoded: EncodedText, capacity: int, stride: int, question: EncodedText | None = None
+    name: str,
+    encoded: EncodedText,
+    capacity: int,
+    stride: int,
+    limits: TextLimits,
+    question: EncodedText | None = None,
 ) -> tuple[Window, ...]:
     """Plan the windows of a text, with the caller's words in the error."""
     if encoded.ids.size > capacity and capacity <= stride:
@@ -275,6 +352,7 @@ def _plan(
             f"the {name} has {encoded.ids.size} tokens, of which one window has room for {max(capacity, 0)}"
             f"{because}, but neighbouring windows share {stride} (stride); give {remedy}"
         )
+    limits.check_windows(count_windows(encoded.ids.size, capacity, stride), name)
     return plan_windows(encoded.ids.size, capacity, stride)
 
 

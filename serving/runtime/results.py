@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Answer", "Classification"]
+__all__ = [
+    "Answer",
+    "Classification",
+    "WindowAnswers",
+    "WindowClassification",
+    "WindowedAnswers",
+    "WindowedClassification",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +54,56 @@ class Answer:
     end: int
     tokens: int
     windows: int
+
+
+@dataclass(frozen=True, slots=True)
+class WindowClassification:
+    """What one window of a text gave.
+
+    Attributes:
+        start, end: the window's characters, `text[start:end]`, in Unicode code points.
+        tokens: tokens of the text that the window holds, special tokens not counted.
+        label: the window's best label.
+        score: its score in this window alone.
+        scores: label to score in this window alone, best first; all labels, or the `top_k` best.
+    """
+
+    start: int
+    end: int
+    tokens: int
+    label: str
+    score: float
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowedClassification:
+    """A text's labels, and those of each of its windows in order."""
+
+    combined: Classification
+    windows: tuple[WindowClassification, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowAnswers:
+    """What one window of a context gave.
+
+    Attributes:
+        start, end: the window's characters, `context[start:end]`, in Unicode code points.
+        tokens: tokens of the context that the window holds; the question's and special tokens not counted.
+        answers: the window's best answers, best first, at most `top_k`. Their scores are on the scale of the
+            whole context, so those of different windows can be compared.
+    """
+
+    start: int
+    end: int
+    tokens: int
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowedAnswers:
+    """The best answers of a context, and those of each of its windows in order."""
+
+    combined: tuple[Answer, ...]
+    windows: tuple[WindowAnswers, ...]

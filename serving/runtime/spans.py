@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Span", "WindowLogits", "best_spans", "trimmed_bounds"]
+__all__ = ["Span", "WindowLogits", "best_spans", "best_spans_of_windows", "trimmed_bounds"]
 
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
@@ -116,6 +116,27 @@ def best_spans(
         spans.append(Span(float(np.exp(null - start_total - end_total)), 0, 0))
         spans.sort(key=lambda span: -span.score)
     return spans[:top_k]
+
+
+def best_spans_of_windows(
+    windows: Sequence[WindowLogits],
+    bounds: tuple[Int64Array, Int64Array],
+    *,
+    top_k: int,
+    max_answer_tokens: int,
+) -> list[list[Span]]:
+    """Return the best spans of each window, best first, scored over *all* windows as `best_spans` does.
+
+    So the best span of all windows has the same score here and there. Arguments are those of `best_spans`.
+    """
+    start_total, end_total, _ = _normalizers(windows, len(bounds[0]))
+    return [
+        [
+            Span(float(np.exp(logit - start_total - end_total)), start, end)
+            for logit, start, end in _distinct_best([window], bounds, top_k, max_answer_tokens)
+        ]
+        for window in windows
+    ]
 
 
 def _normalizers(windows: Sequence[WindowLogits], tokens: int) -> tuple[float, float, float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .errors import InvalidInput
 
-__all__ = ["DEFAULT_STRIDE", "Window", "default_stride", "plan_windows"]
+__all__ = ["DEFAULT_STRIDE", "Window", "count_windows", "default_stride", "plan_windows"]
 
 DEFAULT_STRIDE = 128
 """Hugging Face's default `doc_stride`."""
@@ -30,13 +30,30 @@ def default_stride(max_length: int) -> int:
     return min(DEFAULT_STRIDE, max_length // 4)
 
 
+def count_windows(tokens: int, capacity: int, stride: int) -> int:
+    """Return how many windows `plan_windows` makes, without making them.
+
+    Raises:
+        InvalidInput: see `plan_windows`.
+    """
+    if tokens <= capacity:
+        return 1
+    if capacity <= stride:
+        raise InvalidInput(
+            f"the document has {tokens} tokens, one window has room for {max(capacity, 0)} of them and "
+            f"neighbouring windows share {stride} (stride); the room must be larger than the stride"
+        )
+    return -(-(tokens - stride) // (capacity - stride))
+
+
 def plan_windows(tokens: int, capacity: int, stride: int) -> tuple[Window, ...]:
     """Cover a document with the fewest windows that overlap by exactly `stride` tokens.
 
     `stride` is the number of tokens that neighbours share, as `doc_stride` in Hugging Face's pipelines and
     `stride` in its tokenizers (not the distance from window to window, as in the original BERT script). The
     windows are as many as there, but of equal size to within one token, instead of full ones and a rest:
-    no window is left with little context, and each has the same weight when scores are averaged.
+    no window is left with little context, and each has the same weight when scores are averaged. Every run
+    of up to `stride + 1` neighbouring tokens lies whole in at least one window.
 
     Args:
         tokens: length of the document.
@@ -49,14 +66,9 @@ def plan_windows(tokens: int, capacity: int, stride: int) -> tuple[Window, ...]:
     Raises:
         InvalidInput: the document does not fit in one window, and one window holds no more than `stride`.
     """
-    if tokens <= capacity:
+    count = count_windows(tokens, capacity, stride)
+    if count == 1:
         return (Window(0, tokens),)
-    if capacity <= stride:
-        raise InvalidInput(
-            f"the document has {tokens} tokens, one window has room for {max(capacity, 0)} of them and "
-            f"neighbouring windows share {stride} (stride); the room must be larger than the stride"
-        )
-    count = -(-(tokens - stride) // (capacity - stride))
     size, longer = divmod(tokens + (count - 1) * stride, count)
     windows = []
     start = 0

@@ -18,10 +18,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from longserve_runtime.bundle import Bundle
 from longserve_runtime.errors import EngineError, InvalidInput, ServingError
+from longserve_runtime.limits import TextLimits
 from longserve_runtime.options import ClassificationOptions, QuestionAnsweringOptions
 from longserve_runtime.packing import EncoderOutput, EncoderSequence
 from longserve_runtime.pipeline import ClassificationPipeline, QuestionAnsweringPipeline, make_pipeline
-from longserve_runtime.results import Answer, Classification
+from longserve_runtime.results import Answer, Classification, WindowAnswers, WindowClassification
 
 _TOKENIZER = "tokenizer.json"
 _UNAVAILABLE = ("Exceeds maximum queue size", "Server is stopping", "is not ready", "is not healthy")
@@ -51,7 +52,10 @@ class TritonPythonModel:
         bundle = Bundle.open(directory, only={_TOKENIZER})
         self._encoder = parameters["encoder"]
         self._executor = ThreadPoolExecutor(int(parameters["max_in_flight"]), thread_name_prefix="encoder")
-        self._pipeline = make_pipeline(bundle.manifest, directory / _TOKENIZER)
+        limits = TextLimits(
+            max_text_bytes=int(parameters["max_text_bytes"]), max_windows=int(parameters["max_windows"])
+        )
+        self._pipeline = make_pipeline(bundle.manifest, directory / _TOKENIZER, limits)
         if isinstance(self._pipeline, QuestionAnsweringPipeline):
             self._pipeline.prepare(_SAMPLE, _SAMPLE, QuestionAnsweringOptions())
             self._outputs = ["start_logits", "end_logits"]
@@ -92,8 +96,12 @@ class TritonPythonModel:
         texts = _texts(request, "TEXT")
         prepared = [_in_row(i, texts, pipeline.prepare, text, options) for i, text in enumerate(texts)]
         encoded = await asyncio.gather(*(self._encode(item.sequences) for item in prepared))
-        results = [pipeline.finish(item, outputs) for item, outputs in zip(prepared, encoded, strict=True)]
-        return _classification_tensors(results)
+        rows = list(zip(prepared, encoded, strict=True))
+        if not options.window_results:
+            return _classification_tensors([pipeline.finish(item, outputs) for item, outputs in rows])
+        results = [pipeline.finish_windows(item, outputs) for item, outputs in rows]
+        tensors = _classification_tensors([result.combined for result in results])
+        return [*tensors, _window_tensor([result.windows for result in results])]
 
     async def _answer_questions(self, pipeline: QuestionAnsweringPipeline, request: Any) -> list[Any]:
         options = QuestionAnsweringOptions.from_parameters(_parameters(request))
@@ -103,8 +111,13 @@ class TritonPythonModel:
             for i, (question, context) in enumerate(zip(questions, contexts, strict=True))
         ]
         encoded = await asyncio.gather(*(self._encode(item.sequences) for item in prepared))
-        results = [pipeline.finish(item, outputs) for item, outputs in zip(prepared, encoded, strict=True)]
-        return _answer_tensors(results, [(item.tokens, len(item.sequences)) for item in prepared])
+        rows = list(zip(prepared, encoded, strict=True))
+        counts = [(item.tokens, len(item.sequences)) for item in prepared]
+        if not options.window_results:
+            return _answer_tensors([pipeline.finish(item, outputs) for item, outputs in rows], counts)
+        results = [pipeline.finish_windows(item, outputs) for item, outputs in rows]
+        tensors = _answer_tensors([result.combined for result in results], counts)
+        return [*tensors, _window_tensor([result.windows for result in results])]
 
     async def _encode(self, sequences: Sequence[EncoderSequence]) -> list[EncoderOutput]:
         loop = asyncio.get_running_loop()
@@ -213,6 +226,21 @@ def _answer_tensors(results: Sequence[Sequence[Answer]], counts: Sequence[tuple[
         pb_utils.Tensor("END", ends),
         *_counts(counts),
     ]
+
+
+def _window_tensor(rows: Sequence[Sequence[WindowAnswers | WindowClassification]]) -> Any:
+    """What each window gave, as JSON: the windows of a row differ in number, which no tensor can hold."""
+    elements = [json.dumps([_window(item) for item in row], ensure_ascii=False).encode() for row in rows]
+    return pb_utils.Tensor("WINDOW_RESULTS", np.array(elements, dtype=np.object_).reshape(-1, 1))
+
+
+def _window(result: WindowAnswers | WindowClassification) -> dict[str, Any]:
+    """One element of `WINDOW_RESULTS`; `serving/client/calls.py` reads it."""
+    place = {"start": result.start, "end": result.end, "tokens": result.tokens}
+    if isinstance(result, WindowClassification):
+        return {**place, "scores": dict(result.scores)}
+    answers = [{"answer": a.answer, "score": a.score, "start": a.start, "end": a.end} for a in result.answers]
+    return {**place, "answers": answers}
 
 
 def _counts(counts: Sequence[tuple[int, int]]) -> list[Any]:
