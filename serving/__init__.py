@@ -10,10 +10,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import Client, LocalClient
+    from .client import (
+        AsyncClient,
+        CallKeywords,
+        ClassificationKeywords,
+        ClassificationRequest,
+        Client,
+        LocalClient,
+        ModelLimits,
+        QuestionKeywords,
+        QuestionRequest,
+        RetryPolicy,
+        ServedModel,
+        Tls,
+    )
     from .runtime.bundle import Bundle
     from .runtime.engine import OnnxRuntimeEngine, SessionSettings, encode, open_packed_engine
     from .runtime.errors import (
+        AccessDenied,
         BundleError,
         BundleNotFound,
         CorruptBundle,
@@ -34,16 +48,38 @@ if TYPE_CHECKING:
         TritonNotFound,
         UnfitEnvironment,
     )
+    from .runtime.limits import TextLimits
     from .runtime.manifest import GlobalAttention, Layout, Manifest, Precision, ProblemType, Task
     from .runtime.options import ClassificationOptions, QuestionAnsweringOptions
     from .runtime.packing import EncoderOutput, EncoderSequence
-    from .runtime.results import Answer, Classification
+    from .runtime.results import (
+        Answer,
+        Classification,
+        WindowAnswers,
+        WindowClassification,
+        WindowedAnswers,
+        WindowedClassification,
+    )
 
 _MODULES = {
-    ".client": ("Client", "LocalClient"),
+    ".client": (
+        "AsyncClient",
+        "CallKeywords",
+        "ClassificationKeywords",
+        "ClassificationRequest",
+        "Client",
+        "LocalClient",
+        "ModelLimits",
+        "QuestionKeywords",
+        "QuestionRequest",
+        "RetryPolicy",
+        "ServedModel",
+        "Tls",
+    ),
     ".runtime.bundle": ("Bundle",),
     ".runtime.engine": ("OnnxRuntimeEngine", "SessionSettings", "encode", "open_packed_engine"),
     ".runtime.errors": (
+        "AccessDenied",
         "BundleError",
         "BundleNotFound",
         "CorruptBundle",
@@ -64,20 +100,33 @@ _MODULES = {
         "TritonNotFound",
         "UnfitEnvironment",
     ),
+    ".runtime.limits": ("TextLimits",),
     ".runtime.manifest": ("GlobalAttention", "Layout", "Manifest", "Precision", "ProblemType", "Task"),
     ".runtime.options": ("ClassificationOptions", "QuestionAnsweringOptions"),
     ".runtime.packing": ("EncoderOutput", "EncoderSequence"),
-    ".runtime.results": ("Answer", "Classification"),
+    ".runtime.results": (
+        "Answer",
+        "Classification",
+        "WindowAnswers",
+        "WindowClassification",
+        "WindowedAnswers",
+        "WindowedClassification",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "AccessDenied",
     "Answer",
+    "AsyncClient",
     "Bundle",
     "BundleError",
     "BundleNotFound",
+    "CallKeywords",
     "Classification",
+    "ClassificationKeywords",
     "ClassificationOptions",
+    "ClassificationRequest",
     "Client",
     "CorruptBundle",
     "DeadlineExceeded",
@@ -91,6 +140,7 @@ __all__ = [
     "Layout",
     "LocalClient",
     "Manifest",
+    "ModelLimits",
     "ModelNotFound",
     "OnnxRuntimeEngine",
     "Overloaded",
@@ -98,16 +148,26 @@ __all__ = [
     "Precision",
     "ProblemType",
     "QuestionAnsweringOptions",
+    "QuestionKeywords",
+    "QuestionRequest",
     "RepositoryError",
     "RequestError",
+    "RetryPolicy",
+    "ServedModel",
     "ServerError",
     "ServerFailed",
     "ServerUnavailable",
     "ServingError",
     "SessionSettings",
     "Task",
+    "TextLimits",
+    "Tls",
     "TritonNotFound",
     "UnfitEnvironment",
+    "WindowAnswers",
+    "WindowClassification",
+    "WindowedAnswers",
+    "WindowedClassification",
     "encode",
     "open_packed_engine",
 ]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..runtime.errors import InvalidInput
+from ..runtime.results import WindowedAnswers, WindowedClassification
 
 if TYPE_CHECKING:
     from ..client import Client, LocalClient
-    from ..runtime.results import Answer, Classification
 
 __all__ = ["ask_command", "classify_command"]
 
@@ -31,6 +31,12 @@ _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
 def _shared_options(command: _Command) -> _Command:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document a line, one per file."),
+        click.option(
+            "--windows",
+            "by_window",
+            is_flag=True,
+            help="Show what each window of a long text gave; with --json, besides the result of the whole.",
+        ),
         click.option(
             "--top-k", type=click.IntRange(min=1), default=1, show_default=True, help="Results per file."
         ),
@@ -60,6 +66,7 @@ def classify_command(
     model: str | None,
     timeout: float | None,
     top_k: int,
+    by_window: bool,
     as_json: bool,
     files: tuple[str, ...],
 ) -> None:
@@ -67,19 +74,35 @@ def classify_command(
     remote = _remote_options(url, bundle, model, timeout)
     with _open_client(url, bundle) as client:
 
-        def classify(text: str) -> Classification:
-            return client.classify(text, top_k=top_k, **remote)
+        def classify(text: str) -> WindowedClassification:
+            if by_window:
+                return client.classify_windows(text, top_k=top_k, **remote)
+            return WindowedClassification(client.classify(text, top_k=top_k, **remote), ())
 
         results = _each(files, classify, concurrency=1 if bundle else _CONCURRENCY)
         if as_json:
-            _print_lines(json.dumps({"file": name, **asdict(result)}) for name, result in results)
+            _print_lines(
+                json.dumps({"file": name, **asdict(result.combined), **_windows(result, by_window)})
+                for name, result in results
+            )
+        elif by_window:
+            _print_rows(
+                ("file", "start", "end", "label", "score"),
+                (
+                    (name, str(window.start), str(window.end), label, f"{score:.4f}")
+                    for name, result in results
+                    for window in result.windows
+                    for label, score in window.scores.items()
+                ),
+            )
         else:
             _print_rows(
                 ("file", "label", "score", "tokens", "windows"),
                 (
-                    (name, label, f"{score:.4f}", str(result.tokens), str(result.windows))
+                    (name, label, f"{score:.4f}", str(found.tokens), str(found.windows))
                     for name, result in results
-                    for label, score in result.scores.items()
+                    for found in [result.combined]
+                    for label, score in found.scores.items()
                 ),
             )
 
@@ -94,6 +117,7 @@ def ask_command(
     model: str | None,
     timeout: float | None,
     top_k: int,
+    by_window: bool,
     as_json: bool,
     question: str,
     file: str,
@@ -102,24 +126,39 @@ def ask_command(
     remote = _remote_options(url, bundle, model, timeout)
     with _open_client(url, bundle) as client:
 
-        def ask(text: str) -> list[Answer]:
-            return client.answer(question, text, top_k=top_k, **remote)
+        def ask(text: str) -> WindowedAnswers:
+            if by_window:
+                return client.answer_windows(question, text, top_k=top_k, **remote)
+            return WindowedAnswers(tuple(client.answer(question, text, top_k=top_k, **remote)), ())
 
         results = _each((file,), ask, concurrency=1)
         if as_json:
-            _print_lines(
-                json.dumps({"file": name, "question": question, "answers": [asdict(a) for a in answers]})
-                for name, answers in results
+            for name, result in results:
+                answers = {"file": name, "question": question, "answers": [*map(asdict, result.combined)]}
+                click.echo(json.dumps({**answers, **_windows(result, by_window)}))
+        elif by_window:
+            _print_rows(
+                ("window start", "window end", "answer", "score", "start", "end"),
+                (
+                    (str(w.start), str(w.end), a.answer, f"{a.score:.4f}", str(a.start), str(a.end))
+                    for _, result in results
+                    for w in result.windows
+                    for a in w.answers
+                ),
             )
         else:
             _print_rows(
                 ("answer", "score", "start", "end", "tokens", "windows"),
                 (
                     (a.answer, f"{a.score:.4f}", str(a.start), str(a.end), str(a.tokens), str(a.windows))
-                    for _, answers in results
-                    for a in answers
+                    for _, result in results
+                    for a in result.combined
                 ),
             )
+
+
+def _windows(result: WindowedAnswers | WindowedClassification, shown: bool) -> dict[str, Any]:
+    return {"window_results": [asdict(window) for window in result.windows]} if shown else {}
 
 
 def _remote_options(

@@ -9,8 +9,8 @@ from ..runtime.errors import InvalidInput
 
 __all__ = ["Address", "parse_address"]
 
-_DEFAULT_PORTS = {"grpc": 8001, "http": 8000}
-"""Triton's own defaults."""
+_DEFAULT_PORTS = {"grpc": 8001, "grpcs": 443, "http": 8000, "https": 443}
+"""Triton's own defaults; it has none with TLS, which mostly ends at a proxy on the port of HTTPS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +18,7 @@ class Address:
     """Where a server listens.
 
     Attributes:
-        scheme: protocol, `grpc` or `http`.
+        scheme: protocol, `grpc` or `http`, or with TLS `grpcs` or `https`.
         host: name or address, IPv6 without brackets.
         port: TCP port.
         path: prefix of every HTTP path, "" or `/base`.
@@ -28,6 +28,16 @@ class Address:
     host: str
     port: int
     path: str = ""
+
+    @property
+    def uses_grpc(self) -> bool:
+        """Whether the protocol is gRPC, else it is HTTP."""
+        return self.scheme.startswith("grpc")
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.scheme.endswith("s")
 
     @property
     def authority(self) -> str:
@@ -40,15 +50,18 @@ class Address:
 
 
 def parse_address(url: str) -> Address:
-    """Parse `grpc://host[:port]` or `http://host[:port][/base]`; the ports default to Triton's.
+    """Parse `grpc://host[:port]` or `http://host[:port][/base]`, or `grpcs://` and `https://` with TLS.
 
     The protocol must be named: the ports of gRPC (8001) and HTTP (8000) differ, and a guess would fail
-    obscurely.
+    obscurely. Without a port it is Triton's default, with TLS 443.
 
     Raises:
         InvalidInput: another or no protocol, no host, or a port that is none.
     """
-    remedy = "give grpc://HOST:PORT or http://HOST:PORT (Triton's defaults: grpc 8001, http 8000)"
+    remedy = (
+        "give grpc://HOST:PORT or http://HOST:PORT (Triton's defaults: grpc 8001, http 8000), "
+        "grpcs:// or https:// with TLS"
+    )
     if not isinstance(url, str):
         raise InvalidInput(f"the server's url is of type {type(url).__name__}; {remedy}")
     try:
@@ -63,7 +76,7 @@ def parse_address(url: str) -> Address:
     if "@" in parts.netloc:
         raise InvalidInput(f"the server's url has a user or password before its host; {remedy}")
     path = parts.path.rstrip("/")
-    if parts.query or parts.fragment or (path and parts.scheme == "grpc"):
+    if parts.query or parts.fragment or (path and parts.scheme.startswith("grpc")):
         raise InvalidInput(f"the server's url is {url!r}, which says more than host and port; {remedy}")
     return Address(
         scheme=parts.scheme, host=parts.hostname, port=port or _DEFAULT_PORTS[parts.scheme], path=path

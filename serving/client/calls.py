@@ -1,31 +1,46 @@
-"""What is sent to the text models and what comes back, apart from any transport.
+"""What is sent to the models and what comes back, apart from any transport.
 
 Every client builds its requests and reads its results here; clients only differ in how they call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from ..runtime.errors import InferenceFailed, InvalidInput, ServingError
-from ..runtime.options import ClassificationOptions, ParameterValue, QuestionAnsweringOptions
-from ..runtime.results import Answer, Classification
+from ..runtime.options import ParameterValue
+from ..runtime.packing import EncoderOutput
+from ..runtime.results import (
+    Answer,
+    Classification,
+    WindowAnswers,
+    WindowClassification,
+    WindowedAnswers,
+    WindowedClassification,
+)
 
 __all__ = [
     "InferenceCall",
     "Outputs",
     "Texts",
     "as_pairs",
+    "as_row",
     "as_texts",
     "classification_call",
     "decode_answers",
     "decode_classification",
+    "decode_logits",
+    "decode_windowed_answers",
+    "decode_windowed_classification",
     "given_parameters",
+    "logits_call",
     "naming_text",
     "question_call",
 ]
@@ -37,19 +52,30 @@ Outputs = Mapping[str, npt.NDArray[Any]]
 """A response's tensors by name."""
 
 
+_COUNTS = ("TOKENS", "WINDOWS", "WINDOW_RESULTS")
+_Window = TypeVar("_Window")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceCall:
     """One inference request.
 
     Attributes:
         model: name of the Triton model.
-        inputs: tensor name to its text in UTF-8; each is sent as BYTES `[1, 1]`.
+        inputs: the tensors by name: objects (BYTES) or int64, with the batch axis first.
         parameters: request parameters.
+        request_id: what the server repeats in its log and in its errors.
     """
 
     model: str
-    inputs: Mapping[str, bytes]
+    inputs: Mapping[str, npt.NDArray[Any]]
     parameters: Mapping[str, ParameterValue]
+    request_id: str = ""
+
+    def at(self, server: str) -> str:
+        """Name the model and the request for an error message."""
+        request = f" (request {self.request_id})" if self.request_id else ""
+        return f"model {self.model!r} at {server}{request}"
 
 
 def given_parameters(**options: ParameterValue | None) -> dict[str, ParameterValue]:
@@ -57,27 +83,73 @@ def given_parameters(**options: ParameterValue | None) -> dict[str, ParameterVal
     return {name: value for name, value in options.items() if value is not None}
 
 
-def classification_call(model: str, text: str, parameters: Mapping[str, ParameterValue]) -> InferenceCall:
+def classification_call(
+    model: str, text: str, parameters: Mapping[str, ParameterValue], request_id: str = ""
+) -> InferenceCall:
     """Build the request that classifies one text.
 
     Raises:
-        InvalidInput: not a text, or a bad option.
+        InvalidInput: not a text.
     """
-    ClassificationOptions.from_parameters(parameters)
-    return InferenceCall(model=model, inputs={"TEXT": _utf8("text", text)}, parameters=parameters)
+    inputs = {"TEXT": _bytes("text", text)}
+    return InferenceCall(model=model, inputs=inputs, parameters=parameters, request_id=request_id)
 
 
 def question_call(
-    model: str, question: str, context: str, parameters: Mapping[str, ParameterValue]
+    model: str, pair: tuple[str, str], parameters: Mapping[str, ParameterValue], request_id: str = ""
 ) -> InferenceCall:
-    """Build the request that answers one question.
+    """Build the request that answers one question from its context.
 
     Raises:
-        InvalidInput: not a text, or a bad option.
+        InvalidInput: not a pair of texts.
     """
-    QuestionAnsweringOptions.from_parameters(parameters)
-    inputs = {"QUESTION": _utf8("question", question), "CONTEXT": _utf8("context", context)}
-    return InferenceCall(model=model, inputs=inputs, parameters=parameters)
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise InvalidInput(f"there is a {type(pair).__name__} where (question, context) is due; give pairs")
+    question, context = pair
+    inputs = {"QUESTION": _bytes("question", question), "CONTEXT": _bytes("context", context)}
+    return InferenceCall(model=model, inputs=inputs, parameters=parameters, request_id=request_id)
+
+
+def logits_call(
+    model: str,
+    input_ids: object,
+    global_attention_mask: object,
+    token_type_ids: object = None,
+    request_id: str = "",
+) -> InferenceCall:
+    """Build the request that runs one sequence, each argument `[tokens]`, through an encoder.
+
+    Raises:
+        InvalidInput: an argument is no row of whole numbers, or they differ in length.
+    """
+    given = {"input_ids": input_ids, "global_attention_mask": global_attention_mask}
+    if token_type_ids is not None:
+        given["token_type_ids"] = token_type_ids
+    inputs = {name: as_row(name, value)[np.newaxis] for name, value in given.items()}
+    for name, array in inputs.items():
+        if array.shape != inputs["input_ids"].shape:
+            raise InvalidInput(
+                f"{name} has {array.size} elements but input_ids has {inputs['input_ids'].size}; "
+                "make them equal"
+            )
+    return InferenceCall(model=model, inputs=inputs, parameters={}, request_id=request_id)
+
+
+def as_row(name: str, value: object) -> npt.NDArray[np.int64]:
+    """Return an argument `[tokens]` as int64.
+
+    Raises:
+        InvalidInput: no row of whole numbers, or an empty one.
+    """
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different length
+        array = np.empty((0, 0))
+    if array.ndim != 1 or array.size == 0:
+        raise InvalidInput(f"{name} has shape {list(array.shape)}; give one sequence as [tokens]")
+    if array.dtype.kind not in "iu":
+        raise InvalidInput(f"{name} has elements of type {array.dtype}; give whole numbers")
+    return array.astype(np.int64)
 
 
 def decode_classification(outputs: Outputs) -> Classification:
@@ -108,6 +180,52 @@ def decode_answers(outputs: Outputs) -> list[Answer]:
         for answer, score, start, end in zip(answers, scores, starts, ends, strict=True)
         if start >= 0
     ]
+
+
+def decode_windowed_classification(outputs: Outputs) -> WindowedClassification:
+    """Read the response to one text that was asked for with `window_results`.
+
+    Raises:
+        InferenceFailed: the response is not that of a classification model, or lacks `WINDOW_RESULTS`.
+    """
+
+    def read(entry: Any) -> WindowClassification:
+        scores = {str(label): float(score) for label, score in entry["scores"].items()}
+        label, score = next(iter(scores.items()))
+        return WindowClassification(*_extent(entry), label, score, scores)
+
+    return WindowedClassification(decode_classification(outputs), _windows(outputs, read))
+
+
+def decode_windowed_answers(outputs: Outputs) -> WindowedAnswers:
+    """Read the response to one question that was asked with `window_results`.
+
+    Raises:
+        InferenceFailed: the response is not that of a question-answering model, or lacks `WINDOW_RESULTS`.
+    """
+    tokens, windows = (int(row[0]) for row in _rows(outputs, "TOKENS", "WINDOWS"))
+
+    def read(entry: Any) -> WindowAnswers:
+        answers = (
+            Answer(str(a["answer"]), float(a["score"]), int(a["start"]), int(a["end"]), tokens, windows)
+            for a in entry["answers"]
+        )
+        return WindowAnswers(*_extent(entry), tuple(answers))
+
+    return WindowedAnswers(tuple(decode_answers(outputs)), _windows(outputs, read))
+
+
+def decode_logits(outputs: Outputs) -> EncoderOutput:
+    """Read the response of an encoder to one sequence: each output `[1, …]`.
+
+    Raises:
+        InferenceFailed: the response is not that of an encoder.
+    """
+    names = ("logits",) if "logits" in outputs else ("start_logits", "end_logits")
+    rows = {
+        name: np.asarray(row, np.float32) for name, row in zip(names, _rows(outputs, *names), strict=True)
+    }
+    return EncoderOutput(**rows)
 
 
 def as_texts(name: str, value: object) -> tuple[list[str], bool]:
@@ -159,11 +277,12 @@ def naming_text(index: int, single: bool = False) -> Iterator[None]:
         raise type(error)(f"text {index}: {error}") from error
 
 
-def _utf8(name: str, text: object) -> bytes:
+def _bytes(name: str, text: object) -> npt.NDArray[Any]:
+    """A text as BYTES `[1, 1]`."""
     if not isinstance(text, str):
         raise InvalidInput(f"the {name} is of type {type(text).__name__}; give a string")
     try:
-        return text.encode("utf-8")
+        return np.array([[text.encode("utf-8")]], dtype=np.object_)
     except UnicodeEncodeError as error:
         raise InvalidInput(
             f"the {name} has an unpaired surrogate at index {error.start}, which is no character; "
@@ -182,11 +301,26 @@ def _rows(outputs: Outputs, *names: str) -> list[list[Any]]:
     rows = []
     for name in names:
         shape = outputs[name].shape
-        expected = outputs[names[0]].shape if name not in ("TOKENS", "WINDOWS") else (1, 1)
+        expected = outputs[names[0]].shape if name not in _COUNTS else (1, 1)
         if len(shape) != 2 or shape[0] != 1 or shape != expected:
             raise InferenceFailed(f"the model returned {name} of shape {list(shape)} for one text")
         rows.append(list(outputs[name][0]))
     return rows
+
+
+def _windows(outputs: Outputs, read: Callable[[Any], _Window]) -> tuple[_Window, ...]:
+    """Read `WINDOW_RESULTS`, which `_window` in `serving/repository/models/text.py` writes."""
+    ((content,),) = _rows(outputs, "WINDOW_RESULTS")
+    try:
+        return tuple(read(entry) for entry in json.loads(_text(content)))
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise InferenceFailed(
+            f"the model returned WINDOW_RESULTS that cannot be read ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _extent(entry: Any) -> tuple[int, int, int]:
+    return int(entry["start"]), int(entry["end"]), int(entry["tokens"])
 
 
 def _text(value: object) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from ..runtime.errors import (
+    AccessDenied,
     DeadlineExceeded,
     InferenceFailed,
     InvalidInput,
@@ -35,16 +36,17 @@ STATUS_ERRORS: dict[str, type[ServingError]] = {
     "StatusCode.NOT_FOUND": ModelNotFound,
     "StatusCode.OK": InferenceFailed,
     "StatusCode.OUT_OF_RANGE": InvalidInput,
-    "StatusCode.PERMISSION_DENIED": RequestError,
+    "StatusCode.PERMISSION_DENIED": AccessDenied,
     "StatusCode.RESOURCE_EXHAUSTED": Overloaded,
-    "StatusCode.UNAUTHENTICATED": RequestError,
+    "StatusCode.UNAUTHENTICATED": AccessDenied,
     "StatusCode.UNAVAILABLE": ServerUnavailable,
     "StatusCode.UNIMPLEMENTED": RequestError,
     "StatusCode.UNKNOWN": InferenceFailed,
     "400": InvalidInput,
-    "401": RequestError,
-    "403": RequestError,
+    "401": AccessDenied,
+    "403": AccessDenied,
     "404": ModelNotFound,
+    "407": AccessDenied,
     "408": DeadlineExceeded,
     "409": InferenceFailed,
     "413": InvalidInput,
@@ -64,8 +66,21 @@ _MESSAGE_ERRORS: tuple[tuple[str, type[ServingError]], ...] = (
     ("exceeds maximum queue size", Overloaded),
     ("request timeout expired", DeadlineExceeded),
     ("message larger than max", InvalidInput),
+    # --grpc-restricted-protocol refuses with UNAVAILABLE
+    ("is restricted, expecting header", AccessDenied),
 )
 """Part of a message, in lower case, to error. It wins over the status."""
+
+_SAYINGS: dict[type[ServingError], str] = {
+    AccessDenied: "{where} denied access: {text}; give the credentials as headers, if you have them",
+    DeadlineExceeded: "{where} did not answer in time: {text}; give a longer timeout",
+    InferenceFailed: "{where} failed: {text}; see the server's log",
+    InvalidInput: "{where} refused the input: {text}",
+    ModelNotFound: "{where} does not exist: {text}; check the model's name",
+    Overloaded: "{where} is overloaded: {text}; try again later, or send less at a time",
+    ServerUnavailable: "{where} is not available: {text}; check that the server is up and ready",
+}
+"""How each error names where, what and what to do. The server's words already do so for a bad input."""
 
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] *")
 """What Triton puts before a message, also where the request had no id."""
@@ -73,32 +88,21 @@ _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] *")
 _NOT_LOADED = "has no available versions"
 
 
-def failure(status: str | None, message: str | None, *, model: str, server: str) -> ServingError:
+def failure(status: str | None, message: str | None, where: str) -> ServingError:
     """Return the error for a failed request.
 
     Args:
         status: `StatusCode.NAME`, an HTTP status number as a string, or None.
         message: what the server or tritonclient said.
-        model: the model that was asked.
-        server: the server's address.
+        where: model, server and request (`InferenceCall.at`).
     """
     text = _REQUEST_ID.sub("", (message or "").strip()) or "no reason given"
     kind = _kind(status, text.lower())
-    if kind is InvalidInput:
-        return InvalidInput(text)
-    where = f"model {model!r} at {server}"
-    if kind is ServerUnavailable:
-        return ServerUnavailable(f"{where} is not available: {text}; check that the server is up and ready")
-    if kind is ModelNotFound:
-        return ModelNotFound(f"{where} does not exist: {text}; check the model's name")
-    if kind is Overloaded:
-        return Overloaded(f"{where} is overloaded: {text}; try again later, or send less at a time")
-    if kind is DeadlineExceeded:
-        return DeadlineExceeded(f"{where} did not answer in time: {text}; give a longer timeout")
-    if kind is InferenceFailed:
-        return InferenceFailed(f"{where} failed: {text}; see the server's log")
-    status_shown = f" (status {status})" if status else ""
-    return RequestError(f"{where} did not take the request{status_shown}: {text}")
+    said = _SAYINGS.get(kind)
+    if said is None:
+        status_shown = f" (status {status})" if status else ""
+        return RequestError(f"{where} did not take the request{status_shown}: {text}")
+    return kind(said.format(where=where, text=text))
 
 
 def _kind(status: str | None, message: str) -> type[ServingError]:

@@ -4,37 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from ..runtime.errors import InferenceFailed, RequestError
-from .address import Address
+from ..runtime.errors import RequestError
 from .calls import InferenceCall, Outputs
-from .failures import failure
+from .connection import Connection
+from .grpc_messages import (
+    channel_options,
+    grpc_failures,
+    infer_arguments,
+    inquire,
+    read_inquiry,
+    read_outputs,
+    sent_headers,
+)
+from .inquiries import Inquiry
 
 __all__ = ["GrpcTransport"]
-
-_CHANNEL_ARGUMENTS = [
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # gRPC's default backoff grows to two minutes, in which a restarted server would look dead
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # as the HTTP transport: proxies of the environment are for the web, not for a model server
-    ("grpc.enable_http_proxy", 0),
-    # one connection per transport, not shared with others to the same address in this process
-    ("grpc.use_local_subchannel_pool", 1),
-]
 
 
 class GrpcTransport:
     """One gRPC channel. tritonclient's unary calls on it are thread-safe, as its docstring says."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, connection: Connection) -> None:
         """Prepare the channel; it connects with the first call.
 
         Raises:
             RequestError: tritonclient is not installed.
+            InvalidInput: a TLS file cannot be read.
         """
         try:
             import tritonclient.grpc
@@ -43,43 +38,23 @@ class GrpcTransport:
                 f"tritonclient's gRPC client cannot be imported ({error}); install 'longserve[client]'"
             ) from error
         self._grpc: Any = tritonclient.grpc
-        self._server = str(address)
-        self._client = tritonclient.grpc.InferenceServerClient(
-            address.authority, channel_args=_CHANNEL_ARGUMENTS
-        )
+        self._server = str(connection.address)
+        self._headers = sent_headers(connection)
+        self._client = tritonclient.grpc.InferenceServerClient(**channel_options(connection))
 
     def infer(self, call: InferenceCall, timeout: float) -> Outputs:
         """See `Transport.infer`."""
-        inputs = []
-        for name, text in call.inputs.items():
-            tensor = self._grpc.InferInput(name, [1, 1], "BYTES")
-            tensor.set_data_from_numpy(np.array([[text]], dtype=np.object_))
-            inputs.append(tensor)
-        try:
-            result = self._client.infer(
-                call.model,
-                inputs,
-                timeout=int(timeout * 1e6),
-                client_timeout=timeout,
-                parameters=dict(call.parameters),
-            )
-        except self._grpc.InferenceServerException as error:
-            raise failure(error.status(), error.message(), model=call.model, server=self._server) from error
-        except ValueError as error:  # what grpc raises on a channel that another thread has just closed
-            raise RequestError(f"the client of {self._server} is closed ({error}); open a new one") from error
-        try:
-            return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
-        except (ValueError, TypeError, KeyError, IndexError, self._grpc.InferenceServerException) as error:
-            raise InferenceFailed(
-                f"{call.model} at {self._server} returned tensors that cannot be read: {error}"
-            ) from error
+        arguments = infer_arguments(self._grpc, call, timeout)
+        with grpc_failures(self._grpc, lambda: call.at(self._server), ValueError):
+            result = self._client.infer(**arguments, headers=self._headers)
+        return read_outputs(self._grpc, result, call.at(self._server))
 
-    def server_ready(self, timeout: float) -> bool:
-        """See `Transport.server_ready`."""
-        try:
-            return bool(self._client.is_server_ready(client_timeout=timeout))
-        except self._grpc.InferenceServerException:
-            return False
+    def ask(self, inquiry: Inquiry, timeout: float) -> Any:
+        """See `Transport.ask`."""
+        method, arguments = inquire(inquiry)
+        with grpc_failures(self._grpc, lambda: inquiry.at(self._server), ValueError):
+            answer = getattr(self._client, method)(**arguments, headers=self._headers, client_timeout=timeout)
+        return read_inquiry(inquiry, answer)
 
     def close(self) -> None:
         """Close the channel; calls in flight end as `ServerUnavailable`."""

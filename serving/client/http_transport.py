@@ -7,91 +7,76 @@ and has no deadline for a whole request, so only its message encoding and decodi
 from __future__ import annotations
 
 import http.client
-import json
 import socket
+import ssl
 import threading
 import time
 from collections import deque
 from typing import Any
-from urllib.parse import quote
 
-import numpy as np
-
-from ..runtime.errors import DeadlineExceeded, InferenceFailed, RequestError, ServingError
-from .address import Address
+from ..runtime.errors import DeadlineExceeded, RequestError
 from .calls import InferenceCall, Outputs
+from .connection import Connection, Tls
 from .failures import failure
+from .http_messages import (
+    HEADER_LENGTH,
+    HttpRequest,
+    cut_off,
+    import_tritonclient,
+    infer_request,
+    inquiry_request,
+    not_http,
+    read_inquiry,
+    read_outputs,
+)
+from .inquiries import Inquiry
 
 __all__ = ["HttpTransport"]
 
 _IDLE_CONNECTIONS = 16
 _CHUNK = 1 << 16
-_DISCONNECTED = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
+_DISCONNECTED = (
+    ConnectionResetError,
+    BrokenPipeError,
+    ConnectionAbortedError,
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+)
 """What a kept connection raises if the server closed it meanwhile (`RemoteDisconnected` is among them)."""
 
 
 class HttpTransport:
     """A pool of HTTP connections: each call takes one for itself and gives it back."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, connection: Connection) -> None:
         """Prepare the pool; a connection is made when a call needs one.
 
         Raises:
             RequestError: tritonclient is not installed.
+            InvalidInput: a TLS file cannot be used.
         """
-        try:
-            import tritonclient.http
-        except ImportError as error:
-            raise RequestError(
-                f"tritonclient's HTTP client cannot be imported ({error}); install 'longserve[client]'"
-            ) from error
-        self._http: Any = tritonclient.http
-        self._address = address
+        self._http: Any = import_tritonclient()
+        self._address = connection.address
+        self._server = str(connection.address)
+        self._headers = connection.headers
+        self._tls = (connection.tls or Tls()).context() if connection.address.uses_tls else None
         self._idle: deque[http.client.HTTPConnection] = deque()
         self._lock = threading.Lock()
         self._closed = False
 
     def infer(self, call: InferenceCall, timeout: float) -> Outputs:
         """See `Transport.infer`."""
-        deadline = _Deadline(timeout, call.model, self._address)
-        inputs = []
-        for name, text in call.inputs.items():
-            tensor = self._http.InferInput(name, [1, 1], "BYTES")
-            tensor.set_data_from_numpy(np.array([[text]], dtype=np.object_))
-            inputs.append(tensor)
-        body, header_length = self._http.InferenceServerClient.generate_request_body(
-            inputs, timeout=int(timeout * 1e6), parameters=dict(call.parameters)
-        )
-        headers = {"Content-Type": "application/octet-stream"}
-        if header_length is not None:
-            headers["Inference-Header-Content-Length"] = str(header_length)
-        path = f"/v2/models/{quote(call.model, safe='')}/infer"
-        response, content = self._exchange("POST", path, body, headers, deadline)
-        if response.status != 200:
-            raise failure(str(response.status), _reason(content), model=call.model, server=str(self._address))
-        try:
-            return self._decode(response, content)
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            IndexError,
-            AttributeError,
-            self._http.InferenceServerException,
-        ) as error:
-            raise InferenceFailed(
-                f"{call.model} at {self._address} returned what cannot be read as a KServe v2 response "
-                f"({type(error).__name__}: {error})"
-            ) from error
+        deadline = _Deadline(timeout, call.at(self._server))
+        request = infer_request(self._http, call, timeout, self._server)
+        response, content = self._exchange(request, deadline)
+        header_length = response.getheader(HEADER_LENGTH)
+        return read_outputs(self._http, response.status, header_length, content, request)
 
-    def server_ready(self, timeout: float) -> bool:
-        """See `Transport.server_ready`."""
-        deadline = _Deadline(timeout, "the server", self._address)
-        try:
-            response, _ = self._exchange("GET", "/v2/health/ready", None, {}, deadline)
-        except RequestError:
-            return False
-        return response.status == 200
+    def ask(self, inquiry: Inquiry, timeout: float) -> Any:
+        """See `Transport.ask`."""
+        request = inquiry_request(inquiry, self._server)
+        response, content = self._exchange(request, _Deadline(timeout, request.where))
+        return read_inquiry(inquiry, response.status, content, request.where)
 
     def close(self) -> None:
         """Close the idle connections, and those in use when their calls end."""
@@ -101,50 +86,34 @@ class HttpTransport:
         for connection in idle:
             connection.close()
 
-    def _decode(self, response: http.client.HTTPResponse, content: bytes) -> Outputs:
-        header_length = response.getheader("Inference-Header-Content-Length")
-        result = self._http.InferenceServerClient.parse_response_body(
-            content, header_length=None if header_length is None else int(header_length)
-        )
-        names = [output["name"] for output in result.get_response()["outputs"]]
-        return {name: result.as_numpy(name) for name in names}
-
-    def _exchange(
-        self, method: str, path: str, body: bytes | None, headers: dict[str, str], deadline: _Deadline
-    ) -> tuple[http.client.HTTPResponse, bytes]:
+    def _exchange(self, request: HttpRequest, deadline: _Deadline) -> tuple[http.client.HTTPResponse, bytes]:
         """Send a request and read the whole response."""
-        connection, reused = self._take(deadline)
+        connection, reused = self._take(request.where)
         try:
             try:
-                return self._attempt(connection, method, path, body, headers, deadline)
+                return self._attempt(connection, request, deadline)
             except _DISCONNECTED:
                 # The server may close an idle connection at any time, even as we write to it. Nothing was
                 # answered, and an inference has no effect but its answer, so it can be sent again.
                 if not reused:
                     raise
-            fresh = http.client.HTTPConnection(self._address.host, self._address.port)
-            return self._attempt(fresh, method, path, body, headers, deadline)
+            return self._attempt(self._new(), request, deadline)
         except TimeoutError as error:
             raise deadline.exceeded() from error
+        except ssl.SSLCertVerificationError as error:
+            raise RequestError(
+                f"{request.where}: its certificate is not trusted ({error.verify_message}); "
+                "give its authority's certificate as Tls(ca=…), and the name that it was issued for"
+            ) from error
+        except (*_DISCONNECTED, http.client.IncompleteRead) as error:
+            raise cut_off("the server closed the connection", request.where) from error
         except http.client.HTTPException as error:
-            if isinstance(error, (*_DISCONNECTED, http.client.IncompleteRead)):
-                raise self._unavailable(deadline, "the server closed the connection") from error
-            said = f"the answer is not HTTP ({type(error).__name__}: {error}); is it the gRPC port?"
-            raise self._unavailable(deadline, said) from error
+            raise not_http(error, request.where) from error
         except OSError as error:
-            raise self._unavailable(deadline, str(error)) from error
-
-    def _unavailable(self, deadline: _Deadline, cause: str) -> ServingError:
-        return failure("503", cause, model=deadline.subject, server=str(self._address))
+            raise cut_off(str(error), request.where) from error
 
     def _attempt(
-        self,
-        connection: http.client.HTTPConnection,
-        method: str,
-        path: str,
-        body: bytes | None,
-        headers: dict[str, str],
-        deadline: _Deadline,
+        self, connection: http.client.HTTPConnection, request: HttpRequest, deadline: _Deadline
     ) -> tuple[http.client.HTTPResponse, bytes]:
         done = False
         try:
@@ -152,7 +121,9 @@ class HttpTransport:
             if connection.sock is None:
                 connection.connect()
             connection.sock.settimeout(deadline.remaining())
-            connection.request(method, self._address.path + path, body=body, headers=headers)
+            headers = {**self._headers, **request.headers}
+            path = self._address.path + request.path
+            connection.request(request.method, path, body=request.body, headers=headers)
             connection.sock.settimeout(deadline.remaining())
             response = connection.getresponse()
             content = _read(response, connection, deadline)
@@ -165,17 +136,23 @@ class HttpTransport:
             else:
                 connection.close()
 
-    def _take(self, deadline: _Deadline) -> tuple[http.client.HTTPConnection, bool]:
+    def _new(self) -> http.client.HTTPConnection:
+        host, port = self._address.host, self._address.port
+        if self._tls is None:
+            return http.client.HTTPConnection(host, port)
+        return http.client.HTTPSConnection(host, port, context=self._tls)
+
+    def _take(self, where: str) -> tuple[http.client.HTTPConnection, bool]:
         """Return a connection, and whether it was used before."""
         with self._lock:
             if self._closed:
-                raise RequestError(f"the client of {self._address} is closed; open a new one")
+                raise RequestError(f"{where}: the client is closed; open a new one")
             while self._idle:
                 connection = self._idle.pop()
                 if _is_quiet(connection):
                     return connection, True
                 connection.close()
-        return http.client.HTTPConnection(self._address.host, self._address.port), False
+        return self._new(), False
 
     def _give_back(self, connection: http.client.HTTPConnection) -> None:
         with self._lock:
@@ -188,10 +165,9 @@ class HttpTransport:
 class _Deadline:
     """The moment until which an answer must be there."""
 
-    def __init__(self, seconds: float, subject: str, address: Address) -> None:
-        self.subject = subject
+    def __init__(self, seconds: float, where: str) -> None:
+        self._where = where
         self._seconds = seconds
-        self._address = address
         self._end = time.monotonic() + seconds
 
     def remaining(self) -> float:
@@ -206,8 +182,7 @@ class _Deadline:
         return left
 
     def exceeded(self) -> DeadlineExceeded:
-        cause = f"no answer after {self._seconds:g} s"
-        error = failure("504", cause, model=self.subject, server=str(self._address))
+        error = failure("504", f"no answer after {self._seconds:.3g} s", self._where)
         assert isinstance(error, DeadlineExceeded)
         return error
 
@@ -238,21 +213,10 @@ def _is_quiet(connection: http.client.HTTPConnection) -> bool:
         return False
     try:
         connection.sock.setblocking(False)
-        connection.sock.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
+        # TLS cannot peek; whatever comes unasked, the connection is not taken again
+        connection.sock.recv(1, 0 if isinstance(connection.sock, ssl.SSLSocket) else socket.MSG_PEEK)
+    except (BlockingIOError, ssl.SSLWantReadError):
         return True
     except OSError:
         return False
     return False
-
-
-def _reason(content: bytes) -> str:
-    """The server's reason in an error response; any other text, cut short, where it is not Triton's JSON."""
-    try:
-        parsed = json.loads(content)
-    except ValueError:
-        parsed = None
-    if isinstance(parsed, dict) and isinstance(parsed.get("error"), str):
-        return str(parsed["error"])
-    text = content.decode("utf-8", errors="replace").strip()
-    return text if len(text) <= 200 else text[:199] + "…"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import overload
+from typing import TYPE_CHECKING, TypeVar, overload
 
 from ..runtime.bundle import Bundle
 from ..runtime.engine import Engine, SessionSettings, encode, open_packed_engine
 from ..runtime.errors import EngineError, InvalidInput
+from ..runtime.limits import TextLimits
 from ..runtime.manifest import Manifest
 from ..runtime.options import ClassificationOptions, QuestionAnsweringOptions
 from ..runtime.packing import EncoderOutput, EncoderSequence
@@ -21,28 +23,49 @@ from ..runtime.pipeline import (
     make_pipeline,
     run,
 )
-from ..runtime.results import Answer, Classification
+from ..runtime.results import Answer, Classification, WindowedAnswers, WindowedClassification
 from ..runtime.runs import plan_runs
-from .calls import Texts, as_pairs, as_texts, given_parameters, naming_text
+from .calls import Texts, as_pairs, as_row, as_texts, given_parameters, naming_text
+from .streaming import progress_bar, size_of
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from .keywords import ClassificationKeywords, QuestionKeywords
+
+    if sys.version_info >= (3, 11):
+        from typing import Unpack
+    else:
+        from typing_extensions import Unpack
 
 __all__ = ["LocalClient"]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class LocalClient:
     """Runs a bundle in this process, with the methods of `Client` and the same results.
 
     It needs tokenizers and onnxruntime, and neither a server nor tritonclient. There is one model and no
-    network, so the options `model` and `timeout` do not exist.
+    network, so the options of `CallKeywords` do not exist. All methods raise `InvalidInput` for a text or
+    option that cannot be used or a bundle of the other task, and `EngineError` for a failed run.
     """
 
     def __init__(
-        self, bundle: str | Path, *, settings: SessionSettings | None = None, verify: bool = True
+        self,
+        bundle: str | Path,
+        *,
+        settings: SessionSettings | None = None,
+        limits: TextLimits | None = None,
+        verify: bool = True,
     ) -> None:
         """Open a bundle and load its model.
 
         Args:
             bundle: the bundle's directory.
             settings: ONNX Runtime settings: provider, threads.
+            limits: the largest text to take; by default `TextLimits()`.
             verify: check the hash of every file of the bundle.
 
         Raises:
@@ -52,7 +75,7 @@ class LocalClient:
         opened = Bundle.open(bundle, verify=verify)
         self._path = opened.path
         self._manifest = opened.manifest
-        self._pipeline = make_pipeline(opened.manifest, opened.tokenizer_path)
+        self._pipeline = make_pipeline(opened.manifest, opened.tokenizer_path, limits)
         self._engine: Engine | None = open_packed_engine(opened, settings)
 
     def __enter__(self) -> LocalClient:
@@ -72,135 +95,104 @@ class LocalClient:
         return self._manifest
 
     @overload
-    def classify(
-        self,
-        text: str,
-        *,
-        top_k: int | None = None,
-        function_to_apply: str | None = None,
-        stride: int | None = None,
-        window_combination: str | None = None,
-    ) -> Classification: ...
+    def classify(self, text: str, **options: Unpack[ClassificationKeywords]) -> Classification: ...
 
     @overload
-    def classify(
-        self,
-        text: Texts,
-        *,
-        top_k: int | None = None,
-        function_to_apply: str | None = None,
-        stride: int | None = None,
-        window_combination: str | None = None,
-    ) -> list[Classification]: ...
+    def classify(self, text: Texts, **options: Unpack[ClassificationKeywords]) -> list[Classification]: ...
 
     def classify(
-        self,
-        text: str | Texts,
-        *,
-        top_k: int | None = None,
-        function_to_apply: str | None = None,
-        stride: int | None = None,
-        window_combination: str | None = None,
+        self, text: str | Texts, **options: Unpack[ClassificationKeywords]
     ) -> Classification | list[Classification]:
-        """Classify one text, or several. Arguments and result are those of `Client.classify`.
-
-        Raises:
-            InvalidInput: a text or option cannot be used, or the bundle is no classifier's.
-            EngineError: the run failed.
-        """
-        pipeline = self._pipeline
-        if not isinstance(pipeline, ClassificationPipeline):
-            raise InvalidInput(
-                f"the bundle {self._path} answers questions; use answer(), or a classification bundle"
-            )
+        """Classify one text, or several. As `Client.classify`."""
+        pipeline, chosen = self._classifier(), _classification_options(**options)
         texts, single = as_texts("text", text)
-        options = ClassificationOptions.from_parameters(
-            given_parameters(
-                top_k=top_k,
-                function_to_apply=function_to_apply,
-                stride=stride,
-                window_combination=window_combination,
-            )
-        )
         prepared: list[PreparedText] = []
         for index, item in enumerate(texts):
             with naming_text(index, single):
-                prepared.append(pipeline.prepare(item, options))
+                prepared.append(pipeline.prepare(item, chosen))
         results = run(pipeline, prepared, self._encode)
         return results[0] if single else results
 
+    def classify_many(
+        self, texts: Iterable[str], *, progress: bool = False, **options: Unpack[ClassificationKeywords]
+    ) -> Iterator[Classification]:
+        """Classify any number of texts, one after the other. As `Client.classify_many`."""
+        self._classifier()
+        _classification_options(**options)
+        return _each(texts, lambda text: self.classify(text, **options), progress, "texts")
+
+    def classify_windows(
+        self, text: str, **options: Unpack[ClassificationKeywords]
+    ) -> WindowedClassification:
+        """Classify one text, and return what each of its windows gave. As `Client.classify_windows`."""
+        pipeline = self._classifier()
+        prepared = pipeline.prepare(text, _classification_options(**options))
+        return pipeline.finish_windows(prepared, self._encode(prepared.sequences))
+
     @overload
-    def answer(
-        self,
-        question: str,
-        context: str,
-        *,
-        top_k: int | None = None,
-        max_answer_tokens: int | None = None,
-        stride: int | None = None,
-        handle_impossible_answer: bool | None = None,
-    ) -> list[Answer]: ...
+    def answer(self, question: str, context: str, **options: Unpack[QuestionKeywords]) -> list[Answer]: ...
 
     @overload
     def answer(
-        self,
-        question: str | Texts,
-        context: Texts,
-        *,
-        top_k: int | None = None,
-        max_answer_tokens: int | None = None,
-        stride: int | None = None,
-        handle_impossible_answer: bool | None = None,
+        self, question: str | Texts, context: Texts, **options: Unpack[QuestionKeywords]
     ) -> list[list[Answer]]: ...
 
     @overload
     def answer(
-        self,
-        question: Texts,
-        context: str,
-        *,
-        top_k: int | None = None,
-        max_answer_tokens: int | None = None,
-        stride: int | None = None,
-        handle_impossible_answer: bool | None = None,
+        self, question: Texts, context: str, **options: Unpack[QuestionKeywords]
     ) -> list[list[Answer]]: ...
 
     def answer(
-        self,
-        question: str | Texts,
-        context: str | Texts,
-        *,
-        top_k: int | None = None,
-        max_answer_tokens: int | None = None,
-        stride: int | None = None,
-        handle_impossible_answer: bool | None = None,
+        self, question: str | Texts, context: str | Texts, **options: Unpack[QuestionKeywords]
     ) -> list[Answer] | list[list[Answer]]:
-        """Answer a question about a context, or several of either. As `Client.answer`.
-
-        Raises:
-            InvalidInput: a text or option cannot be used, or the bundle answers no questions.
-            EngineError: the run failed.
-        """
-        pipeline = self._pipeline
-        if not isinstance(pipeline, QuestionAnsweringPipeline):
-            raise InvalidInput(
-                f"the bundle {self._path} classifies texts; use classify(), or a question-answering bundle"
-            )
+        """Answer a question about a context, or several of either. As `Client.answer`."""
+        pipeline, chosen = self._reader(), _question_options(**options)
         pairs, single = as_pairs(question, context)
-        options = QuestionAnsweringOptions.from_parameters(
-            given_parameters(
-                top_k=top_k,
-                max_answer_tokens=max_answer_tokens,
-                stride=stride,
-                handle_impossible_answer=handle_impossible_answer,
-            )
-        )
         prepared: list[PreparedQuestion] = []
         for index, (asked, given) in enumerate(pairs):
             with naming_text(index, single):
-                prepared.append(pipeline.prepare(asked, given, options))
+                prepared.append(pipeline.prepare(asked, given, chosen))
         results = [list(answers) for answers in run(pipeline, prepared, self._encode)]
         return results[0] if single else results
+
+    def answer_many(
+        self,
+        questions: Iterable[tuple[str, str]],
+        *,
+        progress: bool = False,
+        **options: Unpack[QuestionKeywords],
+    ) -> Iterator[list[Answer]]:
+        """Answer any number of (question, context) pairs one after the other. As `Client.answer_many`."""
+        self._reader()
+        _question_options(**options)
+        return _each(questions, lambda pair: self.answer(*pair, **options), progress, "questions")
+
+    def answer_windows(
+        self, question: str, context: str, **options: Unpack[QuestionKeywords]
+    ) -> WindowedAnswers:
+        """Answer one question, with the best answers of each window. As `Client.answer_windows`."""
+        pipeline = self._reader()
+        prepared = pipeline.prepare(question, context, _question_options(**options))
+        return pipeline.finish_windows(prepared, self._encode(prepared.sequences))
+
+    def logits(
+        self,
+        input_ids: npt.ArrayLike,
+        global_attention_mask: npt.ArrayLike,
+        token_type_ids: npt.ArrayLike | None = None,
+    ) -> EncoderOutput:
+        """Run one sequence of tokens, each argument `[tokens]`. As `Client.logits`."""
+        sequence = EncoderSequence(
+            input_ids=as_row("input_ids", input_ids),
+            global_attention_mask=as_row("global_attention_mask", global_attention_mask),
+            token_type_ids=None if token_type_ids is None else as_row("token_type_ids", token_type_ids),
+        )
+        (output,) = self._encode([sequence])
+        return output
+
+    def labels(self) -> tuple[str, ...]:
+        """Return the labels by index; none for question answering."""
+        return self._manifest.labels
 
     def server_ready(self) -> bool:
         """Return whether the model is loaded: it is until `close`."""
@@ -210,6 +202,20 @@ class LocalClient:
         """Let go of the loaded model. May be called twice."""
         self._engine = None
 
+    def _classifier(self) -> ClassificationPipeline:
+        if not isinstance(self._pipeline, ClassificationPipeline):
+            raise InvalidInput(
+                f"the bundle {self._path} answers questions; use answer(), or a classification bundle"
+            )
+        return self._pipeline
+
+    def _reader(self) -> QuestionAnsweringPipeline:
+        if not isinstance(self._pipeline, QuestionAnsweringPipeline):
+            raise InvalidInput(
+                f"the bundle {self._path} classifies texts; use classify(), or a question-answering bundle"
+            )
+        return self._pipeline
+
     def _encode(self, sequences: Sequence[EncoderSequence]) -> list[EncoderOutput]:
         if self._engine is None:
             raise EngineError(f"the client of the bundle {self._path} is closed; open a new one")
@@ -218,3 +224,48 @@ class LocalClient:
         for indices in plan_runs([s.input_ids.size for s in sequences], self._manifest.max_length):
             outputs.extend(encode(self._engine, [sequences[i] for i in indices], self._manifest))
         return outputs
+
+
+def _classification_options(
+    *,
+    top_k: int | None = None,
+    function_to_apply: str | None = None,
+    stride: int | None = None,
+    window_combination: str | None = None,
+) -> ClassificationOptions:
+    return ClassificationOptions.from_parameters(
+        given_parameters(
+            top_k=top_k,
+            function_to_apply=function_to_apply,
+            stride=stride,
+            window_combination=window_combination,
+        )
+    )
+
+
+def _question_options(
+    *,
+    top_k: int | None = None,
+    max_answer_tokens: int | None = None,
+    stride: int | None = None,
+    handle_impossible_answer: bool | None = None,
+) -> QuestionAnsweringOptions:
+    return QuestionAnsweringOptions.from_parameters(
+        given_parameters(
+            top_k=top_k,
+            max_answer_tokens=max_answer_tokens,
+            stride=stride,
+            handle_impossible_answer=handle_impossible_answer,
+        )
+    )
+
+
+def _each(
+    items: Iterable[_Item], run_one: Callable[[_Item], _Result], progress: bool, title: str
+) -> Iterator[_Result]:
+    with progress_bar(progress, title, size_of(items)) as advance:
+        for index, item in enumerate(items):
+            with naming_text(index):
+                result = run_one(item)
+            advance()
+            yield result

@@ -1,13 +1,14 @@
-"""What a client needs of a protocol."""
+"""What the clients need of a protocol."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from .address import Address
 from .calls import InferenceCall, Outputs
+from .connection import Connection
+from .inquiries import Inquiry
 
-__all__ = ["Transport", "open_transport"]
+__all__ = ["AsyncTransport", "Transport", "open_async_transport", "open_transport"]
 
 
 class Transport(Protocol):
@@ -26,11 +27,15 @@ class Transport(Protocol):
         """
         ...
 
-    def server_ready(self, timeout: float) -> bool:
-        """Return whether the server answers and says that it is ready.
+    def ask(self, inquiry: Inquiry, timeout: float) -> Any:
+        """Ask about the server or a model; return the answer's JSON as HTTP gives it, a bool for readiness.
 
         Args:
-            timeout: seconds to wait for the answer.
+            inquiry: what is asked.
+            timeout: seconds until the answer must be there.
+
+        Raises:
+            RequestError: one of its kinds; see `serving/runtime/errors.py`.
         """
         ...
 
@@ -39,16 +44,44 @@ class Transport(Protocol):
         ...
 
 
-def open_transport(address: Address) -> Transport:
+class AsyncTransport(Protocol):
+    """Carries calls to one server, from one event loop. The methods are those of `Transport`."""
+
+    async def infer(self, call: InferenceCall, timeout: float) -> Outputs:
+        """See `Transport.infer`. A cancelled call is given up at once."""
+        ...
+
+    async def ask(self, inquiry: Inquiry, timeout: float) -> Any:
+        """See `Transport.ask`."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections."""
+        ...
+
+
+def open_transport(connection: Connection) -> Transport:
     """Return a transport for the address's protocol. No connection is made yet.
 
     Raises:
         RequestError: tritonclient is not installed.
+        InvalidInput: a TLS file cannot be used.
     """
-    if address.scheme == "grpc":
+    if connection.address.uses_grpc:
         from .grpc_transport import GrpcTransport
 
-        return GrpcTransport(address)
+        return GrpcTransport(connection)
     from .http_transport import HttpTransport
 
-    return HttpTransport(address)
+    return HttpTransport(connection)
+
+
+def open_async_transport(connection: Connection) -> AsyncTransport:
+    """As `open_transport`, for asyncio."""
+    if connection.address.uses_grpc:
+        from .aio_grpc_transport import AioGrpcTransport
+
+        return AioGrpcTransport(connection)
+    from .aio_http_transport import AioHttpTransport
+
+    return AioHttpTransport(connection)

@@ -18,6 +18,7 @@
         ├── Overloaded              the server's queue is full
         ├── DeadlineExceeded        no answer within the time given
         ├── ModelNotFound           the server has no such model
+        ├── AccessDenied            the server keeps this closed, or wants credentials
         └── InferenceFailed         the server failed while computing the answer
 
 Every message names what was wrong, the value seen, and what to do.
@@ -26,6 +27,7 @@ Every message names what was wrong, the value seen, and what to do.
 from __future__ import annotations
 
 __all__ = [
+    "AccessDenied",
     "BundleError",
     "BundleNotFound",
     "CorruptBundle",
@@ -125,6 +127,10 @@ class DeadlineExceeded(RequestError):
 
 class ModelNotFound(RequestError):
     """The server has no such model."""
+
+
+class AccessDenied(RequestError):
+    """The server keeps this closed, or wants credentials."""
 
 
 class InferenceFailed(RequestError):

@@ -89,14 +89,16 @@ class PreparedQuestion:
     prefix: int
 
 
-class ClassificationPipeline:
-    """Text → labels. A sequence is `<s> text </s>`."""
-
+class _Pipeline:
     def __init__(self, manifest: Manifest, tokenizer: Tokenizer, limits: TextLimits | None = None) -> None:
-        """Take the manifest of a classifier's bundle, its tokenizer, and the largest text to take."""
+        """Take a bundle's manifest, its tokenizer, and the largest text to take."""
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.limits = limits or TextLimits()
+
+
+class ClassificationPipeline(_Pipeline):
+    """Text → labels. A sequence is `<s> text </s>`."""
 
     def prepare(self, text: str, options: ClassificationOptions) -> PreparedText:
         """Tokenize a text and cut it into as many windows as it needs.
@@ -156,14 +158,8 @@ class ClassificationPipeline:
         return {self.manifest.labels[index]: float(scores[index]) for index in order}
 
 
-class QuestionAnsweringPipeline:
+class QuestionAnsweringPipeline(_Pipeline):
     """Question and context → answers. A sequence is `<s> question </s></s> context </s>`, as in RoBERTa."""
-
-    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, limits: TextLimits | None = None) -> None:
-        """Take the manifest of a question-answering bundle, its tokenizer, and the largest text to take."""
-        self.manifest = manifest
-        self.tokenizer = tokenizer
-        self.limits = limits or TextLimits()
 
     def prepare(self, question: str, context: str, options: QuestionAnsweringOptions) -> PreparedQuestion:
         """Tokenize question and context and cut the context into as many windows as it needs.

@@ -19,25 +19,26 @@ from longserve.serving.runtime.results import Answer, Classification
 
 
 def test_a_classification_call() -> None:
-    call = classification_call("m", "clé\0", {"top_k": 2})
-    assert (call.model, call.inputs, call.parameters) == ("m", {"TEXT": "clé\0".encode()}, {"top_k": 2})
+    call = classification_call("m", "clé\0", {"top_k": 2}, "7")
+    assert (call.model, call.parameters, call.request_id) == ("m", {"top_k": 2}, "7")
+    assert call.inputs["TEXT"].tolist() == [["clé\0".encode()]]
+    assert call.at("grpc://host:1") == "model 'm' at grpc://host:1 (request 7)"
 
 
 def test_a_question_call() -> None:
-    assert question_call("m", "q?", "c", {}).inputs == {"QUESTION": b"q?", "CONTEXT": b"c"}
-
-
-@pytest.mark.parametrize("parameters", [{"top_k": 0}, {"topk": 1}])
-def test_bad_options_are_refused_before_anything_is_sent(parameters: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInput, match="top_k"):
-        classification_call("m", "text", parameters)
-    with pytest.raises(InvalidInput, match="top_k"):
-        question_call("m", "q", "c", parameters)
+    inputs = question_call("m", ("q?", "c"), {}).inputs
+    assert {name: array.tolist() for name, array in inputs.items()} == {
+        "QUESTION": [[b"q?"]],
+        "CONTEXT": [[b"c"]],
+    }
+    for bad in ("qc", ("q",), ("q", "c", "d"), None):
+        with pytest.raises(InvalidInput, match="give pairs"):
+            question_call("m", bad, {})  # type: ignore[arg-type]
 
 
 def test_an_unpaired_surrogate_is_refused() -> None:
     with pytest.raises(InvalidInput, match="the context has an unpaired surrogate at index 1"):
-        question_call("m", "q", "a\udcff", {})
+        question_call("m", ("q", "a\udcff"), {})
 
 
 def test_decoding_a_classification(classification_outputs: Outputs) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from longserve.serving import Answer, Client, InvalidInput, Overloaded, RequestError
+from longserve.serving import Answer, Client, InvalidInput, Overloaded, RequestError, RetryPolicy
 from longserve.serving.client.calls import InferenceCall, Outputs
+from longserve.serving.client.inquiries import Inquiry
 
 
 class EchoTransport:
@@ -27,7 +28,7 @@ class EchoTransport:
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            text = next(iter(call.inputs.values()))
+            text = next(iter(call.inputs.values())).item()
             time.sleep(0.02 if text.startswith(b"slow") else 0.001)
             if text == self._fails_on:
                 raise Overloaded("full")
@@ -36,13 +37,13 @@ class EchoTransport:
             named = np.array([[text]], dtype=np.object_)
             if "TEXT" in call.inputs:
                 return {"LABEL": named, "SCORE": score, "TOKENS": one, "WINDOWS": one}
-            answer = np.array([[text + b"|" + call.inputs["CONTEXT"]]], dtype=np.object_)
+            answer = np.array([[text + b"|" + call.inputs["CONTEXT"].item()]], dtype=np.object_)
             return {"ANSWER": answer, "SCORE": score, "START": one, "END": one, "TOKENS": one, "WINDOWS": one}
         finally:
             with self._lock:
                 self.in_flight -= 1
 
-    def server_ready(self, timeout: float) -> bool:
+    def ask(self, inquiry: Inquiry, timeout: float) -> Any:
         return timeout < 10
 
     def close(self) -> None:
@@ -50,6 +51,7 @@ class EchoTransport:
 
 
 def make_client(transport: EchoTransport, **options: Any) -> Client:
+    options.setdefault("retry", RetryPolicy(attempts=1))
     return Client("grpc://nowhere:1", transport=transport, **options)
 
 

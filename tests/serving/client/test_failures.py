@@ -5,6 +5,7 @@ import pytest
 
 from longserve.serving.client.failures import STATUS_ERRORS, failure
 from longserve.serving.runtime.errors import (
+    AccessDenied,
     DeadlineExceeded,
     InferenceFailed,
     InvalidInput,
@@ -17,7 +18,7 @@ from longserve.serving.runtime.errors import (
 
 
 def made(status: str | None, message: str | None) -> ServingError:
-    return failure(status, message, model="a_model", server="grpc://host:1")
+    return failure(status, message, "model 'a_model' at grpc://host:1 (request 7)")
 
 
 @pytest.mark.parametrize("status", [f"StatusCode.{code.name}" for code in grpc.StatusCode])
@@ -45,7 +46,9 @@ def test_every_grpc_status_is_mapped_on_purpose(status: str) -> None:
         ("500", "onnxruntime failed", InferenceFailed),
         ("599", "odd", InferenceFailed),
         ("302", "moved", RequestError),
-        ("StatusCode.UNAUTHENTICATED", "no token", RequestError),
+        ("StatusCode.UNAUTHENTICATED", "no token", AccessDenied),
+        ("403", "This API is restricted, expecting header 'key'", AccessDenied),
+        ("StatusCode.UNAVAILABLE", "This protocol is restricted, expecting header 'k'", AccessDenied),
         (None, "tritonclient refused", RequestError),
         (None, None, RequestError),
     ],
@@ -57,5 +60,4 @@ def test_messages_tell_causes_of_one_status_apart(
     assert type(error) is kind
     assert (message or "no reason given").split("] ")[-1] in str(error)
     assert "[request id" not in str(error)
-    if kind is not InvalidInput:
-        assert "model 'a_model' at grpc://host:1" in str(error)
+    assert "model 'a_model' at grpc://host:1 (request 7)" in str(error)

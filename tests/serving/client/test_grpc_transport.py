@@ -117,5 +117,8 @@ def test_the_servers_words_are_passed_on_for_the_callers_mistakes(serve_grpc: Se
     def infer(request: Any, context: Any) -> Any:
         context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the text is empty; give at least one character")
 
-    with Client(serve_grpc(infer)) as client, pytest.raises(InvalidInput, match=r"^the text is empty; give"):
+    with (
+        Client(serve_grpc(infer)) as client,
+        pytest.raises(InvalidInput, match=r"refused the input: the text is empty; give"),
+    ):
         client.classify("a")

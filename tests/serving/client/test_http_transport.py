@@ -93,7 +93,12 @@ def test_binary_tensors_are_read(serve_answer: Callable[..., str], make_http_mes
 @pytest.mark.parametrize(
     ("status", "body", "kind", "cause"),
     [
-        ("400 Bad Request", b'{"error":"the text is empty"}', InvalidInput, "^the text is empty$"),
+        (
+            "400 Bad Request",
+            b'{"error":"the text is empty"}',
+            InvalidInput,
+            "refused the input: the text is empty$",
+        ),
         ("404 Not Found", b'{"error":"Request for unknown model: \'x\' is not found"}', ModelNotFound, "'x'"),
         ("503 Busy", b'{"error":"Exceeds maximum queue size"}', Overloaded, "maximum queue size"),
         ("500 Oops", b"<html>proxy</html>", InferenceFailed, "<html>proxy</html>"),

@@ -1,19 +1,18 @@
 from __future__ import annotations
 
-import inspect
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from longserve.serving import (
     BundleNotFound,
-    Client,
     EngineError,
     InvalidInput,
     LocalClient,
     SessionSettings,
+    TextLimits,
 )
 
 pytestmark = pytest.mark.timeout(300)
@@ -136,10 +135,72 @@ def test_no_bundle(tmp_path: Path) -> None:
         LocalClient(tmp_path)
 
 
-@pytest.mark.parametrize("method", ["classify", "answer"])
-def test_both_clients_have_the_same_options(method: str) -> None:
-    def options(kind: Any) -> dict[str, Any]:
-        return dict(inspect.signature(getattr(kind, method)).parameters)
+def test_windows_cover_the_text_and_combine_to_its_result(classifier: LocalClient) -> None:
+    long = TEXT * 60
+    result = classifier.classify_windows(long)
+    assert result.combined == classifier.classify(long)
+    assert len(result.windows) == result.combined.windows > 2
+    assert (result.windows[0].start, result.windows[-1].end) == (0, len(long))
+    for left, right in pairwise(result.windows):
+        assert left.start < right.start < left.end < right.end
+    for label, score in result.combined.scores.items():
+        assert score == pytest.approx(np.mean([window.scores[label] for window in result.windows]))
+    short = classifier.classify_windows("fox", top_k=2)
+    (window,) = short.windows
+    assert (window.start, window.end, window.label) == (0, 3, short.combined.label)
+    assert window.scores == short.combined.scores
 
-    remote = options(Client)
-    assert {name: remote[name] for name in remote if name not in ("model", "timeout")} == options(LocalClient)
+
+def test_answers_of_windows_lie_in_them_on_one_scale(reader: LocalClient) -> None:
+    context = " \U0001f511 ".join(f"{TEXT}{i}" for i in range(60))
+    result = reader.answer_windows("who?", context, top_k=3)
+    assert list(result.combined) == reader.answer("who?", context, top_k=3)
+    assert len(result.windows) == result.combined[0].windows > 2
+    for window in result.windows:
+        assert len(window.answers) == 3
+        for answer in window.answers:
+            assert window.start <= answer.start < answer.end <= window.end
+            assert context[answer.start : answer.end] == answer.answer
+    best = max((a for window in result.windows for a in window.answers), key=lambda answer: answer.score)
+    assert best == result.combined[0]
+
+
+def test_streams_keep_the_order_and_end_at_the_first_bad_text(
+    classifier: LocalClient, reader: LocalClient
+) -> None:
+    texts = ["fox", TEXT, "lanterns"]
+    stream = classifier.classify_many(iter(texts), top_k=1)
+    assert [result.label for result in stream] == [classifier.classify(text).label for text in texts]
+    pairs = [("who?", TEXT), ("what?", "a b")]
+    assert list(reader.answer_many(pairs)) == [reader.answer(*pair) for pair in pairs]
+    with pytest.raises(InvalidInput, match=r"^text 1: the text is empty"):
+        list(classifier.classify_many(["a", "", "b"]))
+
+
+def test_logits_are_the_encoders(classifier: LocalClient, reader: LocalClient) -> None:
+    output = classifier.logits([0, 7, 8, 2], [1, 0, 0, 0])
+    assert output.logits is not None and output.logits.shape == (5,)
+    spans = reader.logits(np.array([0, 7, 8, 2], dtype=np.int32), [1, 1, 0, 0])
+    assert spans.start_logits is not None and spans.start_logits.shape == (4,)
+    assert classifier.labels() == ("alpha", "beta", "gamma", "delta", "epsilon")
+    for ids, mask, cause in (
+        ([0, 10**6], [1, 0], "input_ids has the value 1000000"),
+        ([0, 7], [1], "global_attention_mask has 1 elements"),
+        ([], [], "give one sequence"),
+        ([[0]], [1], "give one sequence"),
+        ([[0], [1, 2]], [1], "give one sequence"),
+        ([0.5], [1], "give whole numbers"),
+        ("text", [1], "give one sequence"),
+    ):
+        with pytest.raises(InvalidInput, match=cause):
+            classifier.logits(ids, mask)
+
+
+def test_texts_over_the_limits_are_refused(classification_bundle: Path) -> None:
+    limits = TextLimits(max_text_bytes=5000, max_windows=2)
+    with LocalClient(classification_bundle, limits=limits) as client:
+        assert client.classify("fox " * 250).windows <= 2
+        with pytest.raises(InvalidInput, match=r"text has 5002 bytes .* at most 5000 .*max_text_bytes"):
+            client.classify("é" * 2501)
+        with pytest.raises(InvalidInput, match=r"needs [0-9]+ windows, .* at most 2 .*max_windows"):
+            client.classify("fox " * 1200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -27,6 +28,8 @@ MAXIMAL: dict[str, Any] = {
     "max_queue_delay": 0.004,
     "text_instances": 3,
     "max_in_flight": 7,
+    "max_text_bytes": 1000,
+    "max_windows": 9,
 }
 
 
@@ -78,7 +81,14 @@ def test_every_choice_reaches_the_text_model() -> None:
     assert config.dynamic_batching.default_queue_policy.default_timeout_microseconds == 1_500_000
     assert parameters(config)["encoder"] == "name_encoder"
     assert parameters(config)["max_in_flight"] == "7"
+    assert parameters(config)["max_text_bytes"] == "1000"
+    assert parameters(config)["max_windows"] == "9"
     assert not config.model_warmup
+
+
+def test_the_text_model_tells_its_labels() -> None:
+    assert json.loads(parameters(text(Task.TEXT_CLASSIFICATION))["labels"]) == ["alpha", "beta", "gamma"]
+    assert "labels" not in parameters(text(Task.QUESTION_ANSWERING))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -149,6 +159,7 @@ def test_the_text_models_tensors() -> None:
         ("SCORE", triton.TYPE_FP32, [-1]),
         ("TOKENS", triton.TYPE_INT32, [1]),
         ("WINDOWS", triton.TYPE_INT32, [1]),
+        ("WINDOW_RESULTS", triton.TYPE_STRING, [1]),
     ]
     qa = text(Task.QUESTION_ANSWERING)
     assert tensors(qa.input) == [("QUESTION", triton.TYPE_STRING, [1]), ("CONTEXT", triton.TYPE_STRING, [1])]
@@ -159,6 +170,7 @@ def test_the_text_models_tensors() -> None:
         ("END", triton.TYPE_INT32, [-1]),
         ("TOKENS", triton.TYPE_INT32, [1]),
         ("WINDOWS", triton.TYPE_INT32, [1]),
+        ("WINDOW_RESULTS", triton.TYPE_STRING, [1]),
     ]
 
 
