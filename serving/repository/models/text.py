@@ -25,9 +25,15 @@ from longserve_runtime.pipeline import ClassificationPipeline, QuestionAnswering
 from longserve_runtime.results import Answer, Classification, WindowAnswers, WindowClassification
 
 _TOKENIZER = "tokenizer.json"
-_UNAVAILABLE = ("Exceeds maximum queue size", "Server is stopping", "is not ready", "is not healthy")
-"""What Triton says when it does not take a request (core: scheduler_utils.cc, dynamic_batch_scheduler.cc;
-python_backend: request_executor.cc, python_be.cc). A calling model gets it without its code, as INTERNAL."""
+_UNAVAILABLE = (
+    "Exceeds maximum queue size",
+    "Server is stopping",
+    "Server not ready",
+    "is not ready",
+    "is not healthy",
+)
+"""What Triton says when it does not take a request (core: scheduler_utils.cc, dynamic_batch_scheduler.cc,
+server.cc; python_backend: request_executor.cc, python_be.cc). A calling model gets it without its code, as INTERNAL."""
 _SAMPLE = "The model reads this once while it is loaded."
 
 

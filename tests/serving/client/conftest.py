@@ -15,9 +15,23 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
 
+from longserve.serving import Client, RetryPolicy
 from longserve.serving.client.calls import Outputs
 
+from .facade import BlockingAsyncClient
+
 Handler = Callable[[socket.socket, int], None]
+
+
+@pytest.fixture(params=["Client", "AsyncClient"])
+def open_client(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Make either client; without retries, unless the test asks for them."""
+    kind: Any = {"Client": Client, "AsyncClient": BlockingAsyncClient}[request.param]
+
+    def make(*arguments: Any, **options: Any) -> Any:
+        return kind(*arguments, **{"retry": RetryPolicy(attempts=1), **options})
+
+    return make
 
 
 @pytest.fixture
@@ -141,7 +155,9 @@ def serve_grpc() -> Iterator[Callable[..., str]]:
     """Start a gRPC server whose ModelInfer is a function of (request, context); returns its URL."""
     servers: list[Any] = []
 
-    def start(infer: Callable[[Any, Any], Any], ready: bool = True, port: int = 0) -> str:
+    def start(
+        infer: Callable[[Any, Any], Any], ready: bool = True, port: int = 0, credentials: Any = None
+    ) -> str:
         class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
             def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
                 return infer(request, context)
@@ -151,10 +167,13 @@ def serve_grpc() -> Iterator[Callable[..., str]]:
 
         server = grpc.server(ThreadPoolExecutor(8))
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Servicer(), server)
-        bound = server.add_insecure_port(f"127.0.0.1:{port}")
+        if credentials is None:
+            bound = server.add_insecure_port(f"127.0.0.1:{port}")
+        else:
+            bound = server.add_secure_port(f"127.0.0.1:{port}", credentials)
         server.start()
         servers.append(server)
-        return f"grpc://127.0.0.1:{bound}"
+        return f"{'grpc' if credentials is None else 'grpcs'}://127.0.0.1:{bound}"
 
     yield start
     for server in servers:

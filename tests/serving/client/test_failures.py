@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import http
+
 import grpc
 import pytest
 
@@ -25,6 +27,17 @@ def made(status: str | None, message: str | None) -> ServingError:
 def test_every_grpc_status_is_mapped_on_purpose(status: str) -> None:
     assert status in STATUS_ERRORS
     assert type(made(status, "why")) is STATUS_ERRORS[status]
+
+
+@pytest.mark.parametrize("status", [str(status.value) for status in http.HTTPStatus if status >= 300])
+def test_every_http_status_is_an_error_that_names_where_and_why(status: str) -> None:
+    error = made(status, "the cause")
+    assert isinstance(error, RequestError | InvalidInput)
+    assert "model 'a_model' at grpc://host:1 (request 7)" in str(error) and "the cause" in str(error)
+    if status in STATUS_ERRORS:
+        assert type(error) is STATUS_ERRORS[status]
+    else:
+        assert type(error) is (InferenceFailed if status >= "500" else RequestError)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import grpc
 import pytest
 
 from longserve.serving import (
-    Client,
     DeadlineExceeded,
     InferenceFailed,
     InvalidInput,
@@ -19,11 +18,15 @@ from longserve.serving import (
 from longserve.serving.client.calls import Outputs
 from longserve.serving.client.failures import STATUS_ERRORS
 
+OpenClient = Callable[..., Any]
 ServeGrpc = Callable[..., str]
 
 
 def test_a_request_and_its_answer(
-    serve_grpc: ServeGrpc, grpc_answer: Callable[[Outputs], Any], answer_outputs: Outputs
+    open_client: OpenClient,
+    serve_grpc: ServeGrpc,
+    grpc_answer: Callable[[Outputs], Any],
+    answer_outputs: Outputs,
 ) -> None:
     requests: list[Any] = []
 
@@ -31,7 +34,7 @@ def test_a_request_and_its_answer(
         requests.append(request)
         return grpc_answer(answer_outputs)
 
-    with Client(serve_grpc(infer), timeout=9) as client:
+    with open_client(serve_grpc(infer), timeout=9) as client:
         assert client.server_ready()
         answers = client.answer("où?", "in the box", model="m", top_k=3, handle_impossible_answer=True)
     assert [answer.answer for answer in answers] == ["the box", ""]
@@ -48,23 +51,25 @@ def test_a_request_and_its_answer(
 
 
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
-def test_every_status_arrives_as_its_error(serve_grpc: ServeGrpc, code: grpc.StatusCode) -> None:
+def test_every_status_arrives_as_its_error(
+    open_client: OpenClient, serve_grpc: ServeGrpc, code: grpc.StatusCode
+) -> None:
     def infer(request: Any, context: Any) -> Any:
         context.abort(code, "the cause")
 
-    with Client(serve_grpc(infer)) as client, pytest.raises(ServingError, match="the cause") as caught:
+    with open_client(serve_grpc(infer)) as client, pytest.raises(ServingError, match="the cause") as caught:
         client.classify("a")
     assert type(caught.value) is STATUS_ERRORS[f"StatusCode.{code.name}"]
     assert caught.value.__cause__ is not None
 
 
-def test_the_deadline_is_kept(serve_grpc: ServeGrpc) -> None:
+def test_the_deadline_is_kept(open_client: OpenClient, serve_grpc: ServeGrpc) -> None:
     release = threading.Event()
 
     def infer(request: Any, context: Any) -> Any:
         release.wait(10)
 
-    with Client(serve_grpc(infer)) as client:
+    with open_client(serve_grpc(infer)) as client:
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded, match="model 'longformer_classification' at grpc://"):
             client.classify("a", timeout=0.3)
@@ -73,12 +78,13 @@ def test_the_deadline_is_kept(serve_grpc: ServeGrpc) -> None:
 
 
 def test_no_server_and_one_that_comes_later(
+    open_client: OpenClient,
     serve_grpc: ServeGrpc,
     grpc_answer: Callable[[Outputs], Any],
     classification_outputs: Outputs,
     free_port: int,
 ) -> None:
-    with Client(f"grpc://127.0.0.1:{free_port}") as client:
+    with open_client(f"grpc://127.0.0.1:{free_port}") as client:
         assert not client.server_ready()
         with pytest.raises(ServerUnavailable, match="is not available"):
             client.classify("a")
@@ -90,35 +96,40 @@ def test_no_server_and_one_that_comes_later(
         assert client.classify("a").label == "weather"
 
 
-def test_a_server_that_is_not_ready(serve_grpc: ServeGrpc) -> None:
-    with Client(serve_grpc(lambda request, context: None, ready=False)) as client:
+def test_a_server_that_is_not_ready(open_client: OpenClient, serve_grpc: ServeGrpc) -> None:
+    with open_client(serve_grpc(lambda request, context: None, ready=False)) as client:
         assert not client.server_ready()
 
 
 def test_tensors_that_cannot_be_read(
-    serve_grpc: ServeGrpc, grpc_answer: Callable[[Outputs], Any], classification_outputs: Outputs
+    open_client: OpenClient,
+    serve_grpc: ServeGrpc,
+    grpc_answer: Callable[[Outputs], Any],
+    classification_outputs: Outputs,
 ) -> None:
     def infer(request: Any, context: Any) -> Any:
         answer = grpc_answer(classification_outputs)
         answer.raw_output_contents[1] = b"\0"
         return answer
 
-    with Client(serve_grpc(infer)) as client, pytest.raises(InferenceFailed, match="cannot be read"):
+    with open_client(serve_grpc(infer)) as client, pytest.raises(InferenceFailed, match="cannot be read"):
         client.classify("a")
 
 
-def test_an_http_port(serve_connections: Callable[..., str]) -> None:
+def test_an_http_port(open_client: OpenClient, serve_connections: Callable[..., str]) -> None:
     url = serve_connections(lambda connection, index: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
-    with Client(url.replace("http", "grpc")) as client, pytest.raises(ServerUnavailable):
+    with open_client(url.replace("http", "grpc")) as client, pytest.raises(ServerUnavailable):
         client.classify("a", timeout=5)
 
 
-def test_the_servers_words_are_passed_on_for_the_callers_mistakes(serve_grpc: ServeGrpc) -> None:
+def test_the_servers_words_are_passed_on_for_the_callers_mistakes(
+    open_client: OpenClient, serve_grpc: ServeGrpc
+) -> None:
     def infer(request: Any, context: Any) -> Any:
         context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the text is empty; give at least one character")
 
     with (
-        Client(serve_grpc(infer)) as client,
+        open_client(serve_grpc(infer)) as client,
         pytest.raises(InvalidInput, match=r"refused the input: the text is empty; give"),
     ):
         client.classify("a")
