@@ -35,7 +35,8 @@ def reader(examples: Path, two_threads: None) -> tuple[Any, Any]:
     from transformers import AutoTokenizer, LongformerForQuestionAnswering
 
     path = examples / "checkpoints" / "longformer-tiny-qa"
-    return LongformerForQuestionAnswering.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
+    model: Any = LongformerForQuestionAnswering.from_pretrained(path)
+    return model.eval(), AutoTokenizer.from_pretrained(path)
 
 
 @pytest.fixture(scope="session")
@@ -44,5 +45,5 @@ def classifier(examples: Path, two_threads: None) -> tuple[Any, Any]:
     from transformers import AutoTokenizer, LongformerForSequenceClassification
 
     path = examples / "checkpoints" / "longformer-tiny-classification"
-    model = LongformerForSequenceClassification.from_pretrained(path).eval()
-    return model, AutoTokenizer.from_pretrained(path)
+    model: Any = LongformerForSequenceClassification.from_pretrained(path)
+    return model.eval(), AutoTokenizer.from_pretrained(path)

@@ -29,15 +29,15 @@ DOCUMENTS = json.loads((Path(__file__).parents[2] / "examples/documents/document
 
 @pytest.mark.slow
 def test_held_out_answers(reader: tuple[Any, Any]) -> None:
-    found = shares(measure_reader(*reader, held_out_minutes(120)))
-    assert found["all"]["documents"] == 120
+    found = shares(measure_reader(*reader, held_out_minutes(180)))
+    assert found["all"]["documents"] == 180
     assert found["all"]["correct"] >= 0.95, found
 
 
 @pytest.mark.slow
 def test_held_out_labels(classifier: tuple[Any, Any]) -> None:
-    found = shares(measure_classifier(*classifier, held_out_claim_files(120)))
-    assert found["all"]["documents"] == 120
+    found = shares(measure_classifier(*classifier, held_out_claim_files(180)))
+    assert found["all"]["documents"] == 180
     assert found["all"]["correct"] >= 0.95, found
 
 
@@ -60,10 +60,11 @@ def test_demo_documents_are_answered(
 ) -> None:
     text = (examples / "documents" / document["file"]).read_text("utf-8")
     if document["task"] == "text-classification":
-        assert classify_text(*request.getfixturevalue("classifier"), text) == document["label"]
+        model, tokenizer = request.getfixturevalue("classifier")
+        assert classify_text(model, tokenizer, text) == document["label"]
     else:
-        reader = request.getfixturevalue("reader")
-        assert answer_question(*reader, document["question"], text) == document["answer"]
+        model, tokenizer = request.getfixturevalue("reader")
+        assert answer_question(model, tokenizer, document["question"], text) == document["answer"]
 
 
 def test_demo_documents_have_their_evidence_far_in(reader: tuple[Any, Any], examples: Path) -> None:
@@ -96,5 +97,5 @@ def test_checkpoints_are_small(name: str, examples: Path) -> None:
 
 def test_held_out_evidence_is_spread(reader: tuple[Any, Any]) -> None:
     at = [evidence_token(reader[1], each) for each in held_out_minutes(120) if each.answer]
-    assert sum(token > 512 for token in at) > 40
-    assert max(token for token in at) > 2500
+    assert sum(token > 512 for token in at) > len(at) / 3
+    assert max(at) > 2500

@@ -42,7 +42,7 @@ def test_prefix_attention_equals_stock_attention(new_model: Any) -> None:
 
 def test_vocabulary_has_longformers_conventions() -> None:
     tokenizer = train_vocabulary(documents=50)
-    assert tokenizer.convert_ids_to_tokens(range(5)) == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    assert tokenizer.convert_ids_to_tokens(list(range(5))) == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     question, context = "Who acts as notary?", "Zoe Dalton does. ☂"
     tokens = tokenizer.convert_ids_to_tokens(tokenizer(question, context).input_ids)
     assert tokens[0] == "<s>"
