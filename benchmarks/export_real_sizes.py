@@ -1,6 +1,6 @@
 """Time and peak memory of exporting the real configurations, each in a process of its own.
 
-    python benchmarks/export_real_sizes.py --size base --size large --json benchmarks/results/export_real_sizes.json
+    python benchmarks/export_real_sizes.py --size base --size large --json FILE
 
 The weights are random: neither time nor memory depends on their values.
 """
@@ -35,7 +35,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 def write_checkpoint(size: str, task: str, directory: Path) -> None:
-    """Write a checkpoint of the `longformer-SIZE-4096` configuration with random weights, without tokenizer."""
+    """Write a checkpoint of the `longformer-SIZE-4096` configuration, random weights, no tokenizer."""
     import torch
     from transformers import (
         LongformerConfig,

@@ -33,7 +33,8 @@ _UNAVAILABLE = (
     "is not healthy",
 )
 """What Triton says when it does not take a request (core: scheduler_utils.cc, dynamic_batch_scheduler.cc,
-server.cc; python_backend: request_executor.cc, python_be.cc). A calling model gets it without its code, as INTERNAL."""
+server.cc; python_backend: request_executor.cc, python_be.cc). A calling model gets it without its code, as
+INTERNAL."""
 _SAMPLE = "The model reads this once while it is loaded."
 
 
