@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -57,8 +56,8 @@ def build_repository(
     """Write `NAME_encoder` and `NAME` into the repository `output`, which is made if need be.
 
     Each model is written aside and put in place when it is complete. A model of that name that longserve
-    wrote is replaced as a whole; other models are left alone. Large files are hard links to the bundle's
-    where the file system allows it.
+    wrote is replaced as a whole; other models are left alone. Files are copies, so that the bundle
+    may be replaced while they are served.
 
     Args:
         bundle: the bundle or its path; every file's hash is checked first.
@@ -143,10 +142,9 @@ def _write_code(target: Path, template: str) -> None:
 
 
 def _place(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+    # no hard link: onnx refuses external data that has more than one name, and a change of the bundle would
+    # reach what is served
+    shutil.copyfile(source, target)
 
 
 def _check_replaceable(target: Path) -> None:

@@ -105,28 +105,23 @@ def test_a_failing_comparison_leaves_no_bundle(
     assert _left_in(tmp_path) == []
 
 
-def test_no_validate_marks_the_bundle(small_checkpoint: Path, tmp_path: Path) -> None:
-    result = export_bundle(
-        str(small_checkpoint),
-        Task.TEXT_CLASSIFICATION,
-        tmp_path / "bundle",
-        settings=ExportSettings(validate=False),
-    )
-    assert result.parity is None
-    assert not Bundle.open(tmp_path / "bundle").manifest.validated
-    assert not (tmp_path / "bundle" / "parity.json").exists()
-
-
-def test_an_existing_bundle_is_replaced_only_when_asked(small_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_existing_bundle_is_replaced_only_when_asked_and_no_validate_marks_it(
+    small_checkpoint: Path, classification_bundle: Path, tmp_path: Path
+) -> None:
     target, settings = tmp_path / "bundle", ExportSettings(validate=False)
-    export_bundle(str(small_checkpoint), Task.TEXT_CLASSIFICATION, target, settings=settings)
+    shutil.copytree(classification_bundle, target)
     (target / "marker").write_text("old", encoding="utf-8")
     with pytest.raises(OutputError, match="--overwrite"):
         export_bundle(str(small_checkpoint), Task.TEXT_CLASSIFICATION, target, settings=settings)
     assert (target / "marker").exists()
-    export_bundle(str(small_checkpoint), Task.TEXT_CLASSIFICATION, target, settings=settings, overwrite=True)
+    result = export_bundle(
+        str(small_checkpoint), Task.TEXT_CLASSIFICATION, target, settings=settings, overwrite=True
+    )
     assert not (target / "marker").exists()
     assert _left_in(tmp_path) == ["bundle"]
+    assert result.parity is None
+    assert not Bundle.open(target).manifest.validated
+    assert not (target / "parity.json").exists()
 
 
 def test_what_is_no_bundle_is_never_replaced(small_checkpoint: Path, tmp_path: Path) -> None:
