@@ -7,10 +7,10 @@ import dataclasses
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -71,7 +71,7 @@ def export_command(
         opset=DEFAULT_OPSET if opset is None else opset,
         validate=not no_validate,
     )
-    with stop_on_signals(), TerminalProgress() as progress:
+    with stop_on_signals() as check, TerminalProgress(check) as progress:
         result = export_bundle(
             model,
             parse_task(task),
@@ -129,7 +129,7 @@ def validate_command(
 
     opened = Bundle.open(bundle)
     own = read_texts(texts, opened.manifest.task) if texts is not None else []
-    with stop_on_signals(), TerminalProgress() as progress:
+    with stop_on_signals() as check, TerminalProgress(check) as progress:
         result = validate_bundle(
             opened, reference, revision=revision, provider=provider, texts=own, seed=seed, progress=progress
         )
@@ -199,14 +199,26 @@ def quiet_libraries() -> None:
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that nothing half written is left behind."""
+def stop_on_signals() -> Iterator[Callable[[], None]]:
+    """Let SIGINT and SIGTERM end the block with a KeyboardInterrupt, so that nothing half written stays.
 
-    def interrupt(number: int, frame: FrameType | None) -> Any:
+    Python code that the interrupt happens to hit may swallow it: a finalizer, a callback from C. The block is
+    therefore given a check, which raises it again.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    def check() -> None:
+        if received:
+            raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield check
+        check()
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -45,8 +45,8 @@ def demo_command(examples: Path, bundles: Path, repository: Path) -> None:
     from .progress import TerminalProgress
 
     documents = read_documents(examples / "documents")
-    with stop_on_signals():
-        with TerminalProgress() as progress:
+    with stop_on_signals() as check:
+        with TerminalProgress(check) as progress:
             results = list(export_all(examples, bundles, repository, progress))
         for result in results:
             assert result.parity is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol
@@ -22,11 +23,17 @@ class Progress(Protocol):
 class TerminalProgress(AbstractContextManager["TerminalProgress"]):
     """Progress bars on standard error. Where that is no terminal, one line per stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[], None] | None = None) -> None:
+        """Make the display.
+
+        Args:
+            check: called at every stage and step; it may raise to end the operation.
+        """
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
 
+        self._check = check or (lambda: None)
         self._console = Console(stderr=True)
         self._bars = Bars(
             SpinnerColumn(),
@@ -52,6 +59,7 @@ class TerminalProgress(AbstractContextManager["TerminalProgress"]):
 
     def stage(self, name: str, total: int | None = None) -> None:
         """Begin a stage."""
+        self._check()
         self._finish()
         if self._bars.disable:
             self._console.print(f"{name} …", highlight=False)
@@ -59,6 +67,7 @@ class TerminalProgress(AbstractContextManager["TerminalProgress"]):
 
     def advance(self) -> None:
         """Count one step."""
+        self._check()
         if self._task is not None:
             self._bars.advance(self._task)  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -27,6 +28,8 @@ from longserve.export import (
     parity,
     validate_bundle,
 )
+from longserve.export.cli import stop_on_signals
+from longserve.export.progress import TerminalProgress
 from longserve.export.text_parity import read_texts, span_f1
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.engine import OnnxRuntimeEngine, encode, open_packed_engine
@@ -188,6 +191,19 @@ def test_an_interrupted_export_leaves_nothing(
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert _left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_something_swallowed_is_raised_again(number: signal.Signals) -> None:
+    stages = []
+    with pytest.raises(KeyboardInterrupt), stop_on_signals() as check, TerminalProgress(check) as progress:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        stages.append("swallowed")
+        progress.stage("the next stage")
+        stages.append("gone on")
+    assert stages == ["swallowed"]
 
 
 @pytest.mark.parametrize("name", ["max_length", "max_global_tokens", "block_size"])
