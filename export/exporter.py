@@ -13,8 +13,8 @@ import onnx_ir as ir
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.engine import (
     CPU_PROVIDER,
-    OnnxRuntimeEngine,
-    SessionSettings,
+    EngineSettings,
+    open_engine,
     open_packed_engine,
 )
 from longserve.serving.runtime.manifest import (
@@ -141,7 +141,7 @@ def export_bundle(
             checkpoint.tokenizer.backend_tokenizer.save(str(stage / "tokenizer.json"))
         parity = None
         if chosen.validate:
-            parity = _compare(checkpoint, manifest, stage, SessionSettings(), report)
+            parity = _compare(checkpoint, manifest, stage, EngineSettings(), report)
             (stage / "parity.json").write_text(parity.to_json(), encoding="utf-8")
             parity.raise_if_failed()
         report.stage("write bundle")
@@ -190,7 +190,7 @@ def validate_bundle(
                 f"{reference} has {name} {getattr(found, name)}, the bundle {getattr(manifest, name)}; "
                 "give the checkpoint that the bundle was exported from"
             )
-    session = SessionSettings(provider=provider)
+    session = EngineSettings(provider=provider)
     parity = _compare(checkpoint, manifest, bundle.path, session, report, seed=seed)
     compared = None
     if texts:
@@ -203,12 +203,12 @@ def _compare(
     checkpoint: Checkpoint,
     manifest: Manifest,
     directory: Path,
-    session: SessionSettings,
+    session: EngineSettings,
     progress: Progress,
     *,
     seed: int = 0,
 ) -> ParityReport:
-    engines = {layout: OnnxRuntimeEngine(directory / file, session) for layout, file in GRAPH_FILES.items()}
+    engines = {layout: open_engine(directory / file, session) for layout, file in GRAPH_FILES.items()}
     return check_parity(checkpoint.model, engines, manifest, seed=seed, progress=progress)
 
 

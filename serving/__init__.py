@@ -25,7 +25,16 @@ if TYPE_CHECKING:
         Tls,
     )
     from .runtime.bundle import Bundle
-    from .runtime.engine import OnnxRuntimeEngine, SessionSettings, encode, open_packed_engine
+    from .runtime.engine import (
+        EngineName,
+        EngineSettings,
+        InferencePrecision,
+        OnnxRuntimeEngine,
+        OpenVinoEngine,
+        encode,
+        open_engine,
+        open_packed_engine,
+    )
     from .runtime.errors import (
         AccessDenied,
         BundleError,
@@ -77,7 +86,16 @@ _MODULES = {
         "Tls",
     ),
     ".runtime.bundle": ("Bundle",),
-    ".runtime.engine": ("OnnxRuntimeEngine", "SessionSettings", "encode", "open_packed_engine"),
+    ".runtime.engine": (
+        "EngineName",
+        "EngineSettings",
+        "InferencePrecision",
+        "OnnxRuntimeEngine",
+        "OpenVinoEngine",
+        "encode",
+        "open_engine",
+        "open_packed_engine",
+    ),
     ".runtime.errors": (
         "AccessDenied",
         "BundleError",
@@ -133,9 +151,12 @@ __all__ = [
     "EncoderOutput",
     "EncoderSequence",
     "EngineError",
+    "EngineName",
+    "EngineSettings",
     "GlobalAttention",
     "IncompatibleBundle",
     "InferenceFailed",
+    "InferencePrecision",
     "InvalidInput",
     "Layout",
     "LocalClient",
@@ -143,6 +164,7 @@ __all__ = [
     "ModelLimits",
     "ModelNotFound",
     "OnnxRuntimeEngine",
+    "OpenVinoEngine",
     "Overloaded",
     "PortInUse",
     "Precision",
@@ -158,7 +180,6 @@ __all__ = [
     "ServerFailed",
     "ServerUnavailable",
     "ServingError",
-    "SessionSettings",
     "Task",
     "TextLimits",
     "Tls",
@@ -169,6 +190,7 @@ __all__ = [
     "WindowedAnswers",
     "WindowedClassification",
     "encode",
+    "open_engine",
     "open_packed_engine",
 ]
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, overload
 
 from ..runtime.bundle import Bundle
-from ..runtime.engine import Engine, SessionSettings, encode, open_packed_engine
+from ..runtime.engine import Engine, EngineSettings, encode, open_packed_engine
 from ..runtime.errors import EngineError, InvalidInput
 from ..runtime.limits import TextLimits
 from ..runtime.manifest import Manifest
@@ -47,16 +47,16 @@ _Result = TypeVar("_Result")
 class LocalClient:
     """Runs a bundle in this process, with the methods of `Client` and the same results.
 
-    It needs tokenizers and onnxruntime, and neither a server nor tritonclient. There is one model and no
-    network, so the options of `CallKeywords` do not exist. All methods raise `InvalidInput` for a text or
-    option that cannot be used or a bundle of the other task, and `EngineError` for a failed run.
+    It needs tokenizers and an engine (onnxruntime, openvino), and neither a server nor tritonclient. There is
+    one model and no network, so the options of `CallKeywords` do not exist. All methods raise `InvalidInput`
+    for a text or option that cannot be used or a bundle of the other task, and `EngineError` if a run fails.
     """
 
     def __init__(
         self,
         bundle: str | Path,
         *,
-        settings: SessionSettings | None = None,
+        settings: EngineSettings | None = None,
         limits: TextLimits | None = None,
         verify: bool = True,
     ) -> None:
@@ -64,13 +64,13 @@ class LocalClient:
 
         Args:
             bundle: the bundle's directory.
-            settings: ONNX Runtime settings: provider, threads.
+            settings: what runs the model, and how; by default ONNX Runtime on the CPU.
             limits: the largest text to take; by default `TextLimits()`.
             verify: check the hash of every file of the bundle.
 
         Raises:
             BundleError: the bundle cannot be used.
-            EngineError: onnxruntime or tokenizers is missing, or cannot load the model.
+            EngineError: the engine or tokenizers is missing, or the engine cannot load the model.
         """
         opened = Bundle.open(bundle, verify=verify)
         self._path = opened.path

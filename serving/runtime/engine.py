@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .bundle import Bundle
-from .errors import EngineError
+from .engine_settings import CPU_PROVIDER, Arrays, EngineName, EngineSettings, InferencePrecision
 from .manifest import Layout, Manifest
+from .onnxruntime_engine import OnnxRuntimeEngine
+from .openvino_engine import OpenVinoEngine
 from .packing import EncoderOutput, EncoderSequence, pack, unpack
 
 __all__ = [
     "CPU_PROVIDER",
     "Engine",
+    "EngineName",
+    "EngineSettings",
+    "InferencePrecision",
     "OnnxRuntimeEngine",
-    "SessionSettings",
+    "OpenVinoEngine",
     "encode",
+    "open_engine",
     "open_packed_engine",
 ]
-
-CPU_PROVIDER = "CPUExecutionProvider"
-_REMOTE_PROVIDER = "AzureExecutionProvider"
-"""In every onnxruntime package; it calls web services and leaves a graph like ours to the CPU provider."""
-Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 class Engine(Protocol):
@@ -36,7 +35,8 @@ class Engine(Protocol):
 
     @property
     def runs_on(self) -> str:
-        """What the graph really runs on, e.g. `onnxruntime CPUExecutionProvider`."""
+        """What the graph really runs on, e.g. `onnxruntime CPUExecutionProvider` or
+        `openvino CPU bf16`."""
         ...
 
     def run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.generic]]:
@@ -46,81 +46,6 @@ class Engine(Protocol):
             EngineError: the run failed.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionSettings:
-    """ONNX Runtime session settings.
-
-    Attributes:
-        provider: execution provider; it is used or an error is raised, never replaced.
-        threads: intra-op threads; 0 lets ONNX Runtime take one per core.
-        memory_arena: keep freed memory for the next run. It is off by default: with lengths that vary the
-            arena grows to the largest request ever seen and stays there.
-    """
-
-    provider: str = CPU_PROVIDER
-    threads: int = 0
-    memory_arena: bool = False
-
-    def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise EngineError(f"threads is {self.threads}; give 0 (one per core) or a positive number")
-
-
-class OnnxRuntimeEngine:
-    """A bundle's graph in an ONNX Runtime session."""
-
-    def __init__(self, model: str | Path, settings: SessionSettings | None = None) -> None:
-        """Load the ONNX file.
-
-        Raises:
-            EngineError: onnxruntime is not installed, lacks the provider, fell back to another one, or
-                cannot load the file.
-        """
-        chosen = settings or SessionSettings()
-        runtime = _import_onnxruntime()
-        available = [name for name in runtime.get_available_providers() if name != _REMOTE_PROVIDER]
-        if chosen.provider not in available:
-            raise EngineError(
-                f"onnxruntime {runtime.__version__} has no {chosen.provider}, only {', '.join(available)}; "
-                "install the extra that brings it, or choose another provider"
-            )
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = chosen.threads
-        options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = chosen.memory_arena
-        options.enable_mem_pattern = chosen.memory_arena
-        options.log_severity_level = 3
-        providers = [chosen.provider] if chosen.provider == CPU_PROVIDER else [chosen.provider, CPU_PROVIDER]
-        try:
-            self._session = runtime.InferenceSession(os.fspath(model), options, providers=providers)
-        except _onnxruntime_errors() as error:
-            raise EngineError(f"onnxruntime cannot load {model}: {error}") from error
-        actual = self._session.get_providers()
-        if actual[0] != chosen.provider:
-            raise EngineError(
-                f"onnxruntime was told to use {chosen.provider} for {model} but runs on {actual[0]}; "
-                "see its log for why, or choose that provider explicitly"
-            )
-        self._outputs = [output.name for output in self._session.get_outputs()]
-
-    @property
-    def runs_on(self) -> str:
-        """What the graph really runs on."""
-        return f"onnxruntime {self._session.get_providers()[0]}"
-
-    def run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.generic]]:
-        """Run the graph once.
-
-        Raises:
-            EngineError: the run failed.
-        """
-        try:
-            values = self._session.run(None, dict(feeds))
-        except _onnxruntime_errors() as error:
-            raise EngineError(f"onnxruntime failed: {error}") from error
-        return dict(zip(self._outputs, values, strict=True))
 
 
 def encode(engine: Engine, sequences: Sequence[EncoderSequence], manifest: Manifest) -> list[EncoderOutput]:
@@ -134,28 +59,23 @@ def encode(engine: Engine, sequences: Sequence[EncoderSequence], manifest: Manif
     return unpack(outputs, [s.input_ids.size for s in sequences], manifest.task)
 
 
-def open_packed_engine(bundle: Bundle, settings: SessionSettings | None = None) -> OnnxRuntimeEngine:
-    """Open the packed graph of a bundle in ONNX Runtime.
+def open_engine(model: str | Path, settings: EngineSettings | None = None) -> Engine:
+    """Load an ONNX file in the engine that the settings name; by default ONNX Runtime on the CPU.
 
     Raises:
-        EngineError: see `OnnxRuntimeEngine`.
+        EngineError: the engine is not installed, cannot do what the settings ask for, or cannot load the
+            file.
     """
-    return OnnxRuntimeEngine(bundle.model_path(Layout.PACKED), settings)
+    chosen = settings or EngineSettings()
+    if chosen.engine is EngineName.OPENVINO:
+        return OpenVinoEngine(model, chosen)
+    return OnnxRuntimeEngine(model, chosen)
 
 
-def _import_onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EngineError(
-            f"onnxruntime cannot be imported ({error}); install 'longserve[cpu]' or 'longserve[gpu]'"
-        ) from error
-    return onnxruntime
+def open_packed_engine(bundle: Bundle, settings: EngineSettings | None = None) -> Engine:
+    """Open the packed graph of a bundle.
 
-
-def _onnxruntime_errors() -> tuple[type[Exception], ...]:
-    """The exceptions that onnxruntime's binding raises; its own share no base class but Exception."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    own = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    return (*own, RuntimeError, ValueError, MemoryError)
+    Raises:
+        EngineError: see `open_engine`.
+    """
+    return open_engine(bundle.model_path(Layout.PACKED), settings)

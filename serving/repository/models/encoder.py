@@ -17,7 +17,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from longserve_runtime.bundle import Bundle
 from longserve_runtime.cores import available_cores
-from longserve_runtime.engine import SessionSettings, encode, open_packed_engine
+from longserve_runtime.engine import EngineSettings, encode, open_packed_engine
 from longserve_runtime.errors import EngineError, InvalidInput
 from longserve_runtime.manifest import Layout, Manifest
 from longserve_runtime.packing import EncoderOutput, EncoderSequence, check_sequence
@@ -48,7 +48,7 @@ class TritonPythonModel:
         self._max_tokens = int(parameters["max_tokens_per_run"])
         instances = sum(group["count"] for group in config["instance_group"])
         threads = int(parameters["threads"]) or max(1, available_cores() // instances)
-        self._engine = open_packed_engine(bundle, SessionSettings(threads=threads))
+        self._engine = open_packed_engine(bundle, EngineSettings(threads=threads))
         name = args["model_instance_name"]
         pb_utils.Logger.log_info(
             f"{name}: bundle {bundle.fingerprint[:12]} ({self._manifest.precision.value}) on "

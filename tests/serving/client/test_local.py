@@ -9,9 +9,9 @@ import pytest
 from longserve.serving import (
     BundleNotFound,
     EngineError,
+    EngineSettings,
     InvalidInput,
     LocalClient,
-    SessionSettings,
     TextLimits,
 )
 
@@ -21,12 +21,12 @@ TEXT = "the miller of the valley counted seven lanterns and two bridges, clé \U
 
 @pytest.fixture(scope="module")
 def classifier(classification_bundle: Path) -> LocalClient:
-    return LocalClient(classification_bundle, settings=SessionSettings(threads=1))
+    return LocalClient(classification_bundle, settings=EngineSettings(threads=1))
 
 
 @pytest.fixture(scope="module")
 def reader(qa_bundle: Path) -> LocalClient:
-    return LocalClient(qa_bundle, settings=SessionSettings(threads=1))
+    return LocalClient(qa_bundle, settings=EngineSettings(threads=1))
 
 
 def test_a_classification_equals_transformers(

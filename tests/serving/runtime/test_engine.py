@@ -13,8 +13,8 @@ import pytest
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.engine import (
     CPU_PROVIDER,
+    EngineSettings,
     OnnxRuntimeEngine,
-    SessionSettings,
     encode,
     open_packed_engine,
 )
@@ -54,8 +54,8 @@ def feeds(**replaced: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-@pytest.mark.parametrize("settings", [None, SessionSettings(threads=1, memory_arena=True)])
-def test_a_run_gives_the_outputs_by_name(gather: Path, kind: Any, settings: SessionSettings | None) -> None:
+@pytest.mark.parametrize("settings", [None, EngineSettings(threads=1, memory_arena=True)])
+def test_a_run_gives_the_outputs_by_name(gather: Path, kind: Any, settings: EngineSettings | None) -> None:
     engine = OnnxRuntimeEngine(kind(gather), settings)
     assert engine.runs_on == f"onnxruntime {CPU_PROVIDER}"
     outputs = engine.run(feeds())
@@ -108,7 +108,7 @@ def test_a_provider_that_is_not_there_is_refused(gather: Path, provider: str) ->
     if provider in ort.get_available_providers():
         pytest.skip(f"this onnxruntime has {provider}")
     with pytest.raises(EngineError) as caught:
-        OnnxRuntimeEngine(gather, SessionSettings(provider=provider))
+        OnnxRuntimeEngine(gather, EngineSettings(provider=provider))
     message = str(caught.value)
     assert message.startswith(f"onnxruntime {ort.__version__} has no {provider}, only ")
     assert CPU_PROVIDER in message and "install the extra" in message
@@ -117,7 +117,7 @@ def test_a_provider_that_is_not_there_is_refused(gather: Path, provider: str) ->
 def test_a_provider_that_would_leave_all_to_the_cpu_is_refused(gather: Path) -> None:
     """It is in every onnxruntime package, calls web services, and would be named by `runs_on`."""
     with pytest.raises(EngineError, match="has no AzureExecutionProvider"):
-        OnnxRuntimeEngine(gather, SessionSettings(provider="AzureExecutionProvider"))
+        OnnxRuntimeEngine(gather, EngineSettings(provider="AzureExecutionProvider"))
 
 
 def test_a_provider_that_falls_back_is_refused(gather: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,13 +128,13 @@ def test_a_provider_that_falls_back_is_refused(gather: Path, monkeypatch: pytest
         ort, "InferenceSession", lambda model, options, providers: real(model, options, providers[1:])
     )
     with pytest.raises(EngineError, match=f"told to use GoneExecutionProvider .* but runs on {CPU_PROVIDER}"):
-        OnnxRuntimeEngine(gather, SessionSettings(provider="GoneExecutionProvider"))
+        OnnxRuntimeEngine(gather, EngineSettings(provider="GoneExecutionProvider"))
 
 
 @pytest.mark.parametrize("threads", [-1, -100])
 def test_a_negative_number_of_threads_is_refused(threads: int) -> None:
     with pytest.raises(EngineError, match=f"threads is {threads}; give 0"):
-        SessionSettings(threads=threads)
+        EngineSettings(threads=threads)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def bundle(request: pytest.FixtureRequest) -> Bundle:
 
 @pytest.fixture(scope="module")
 def engine(bundle: Bundle) -> OnnxRuntimeEngine:
-    return open_packed_engine(bundle, SessionSettings(threads=1))
+    return open_packed_engine(bundle, EngineSettings(threads=1))
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_a_packed_batch_gives_what_each_sequence_gives_alone(
 def test_the_padded_graph_gives_the_same(
     bundle: Bundle, engine: OnnxRuntimeEngine, batch: list[EncoderSequence]
 ) -> None:
-    padded = OnnxRuntimeEngine(bundle.model_path(Layout.PADDED), SessionSettings(threads=1))
+    padded = OnnxRuntimeEngine(bundle.model_path(Layout.PADDED), EngineSettings(threads=1))
     found = unpad(padded.run(pad(batch, bundle.manifest)), list(LENGTHS), bundle.manifest.task)
     for expected, one in zip(encode(engine, batch, bundle.manifest), found, strict=True):
         assert_equal(expected, one)

@@ -1,0 +1,67 @@
+"""What runs a bundle's graph, and how: the choices that every engine understands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import EngineError
+
+__all__ = ["Arrays", "CPU_PROVIDER", "EngineName", "EngineSettings", "InferencePrecision"]
+
+CPU_PROVIDER = "CPUExecutionProvider"
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+"""Tensors by name."""
+
+
+class EngineName(str, Enum):
+    """A library that runs ONNX files."""
+
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+
+
+class InferencePrecision(str, Enum):
+    """The arithmetic that an engine uses for the graph's float operators, whatever the file's weights are."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """Which engine runs a graph, and its settings. What an engine cannot do is an error, never left out.
+
+    Attributes:
+        engine: the library.
+        inference_precision: arithmetic of the float operators; None: fp32. bf16 needs OpenVINO and a CPU that
+            has it.
+        provider: ONNX Runtime's execution provider; it is used or an error is raised, never replaced.
+        threads: threads of one run; 0 lets the engine take one per core.
+        memory_arena: keep freed memory for the next run. It is off by default: with lengths that vary, what
+            is kept grows to the largest request ever seen and stays there.
+    """
+
+    engine: EngineName = EngineName.ONNXRUNTIME
+    inference_precision: InferencePrecision | None = None
+    provider: str = CPU_PROVIDER
+    threads: int = 0
+    memory_arena: bool = False
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise EngineError(f"threads is {self.threads}; give 0 (one per core) or a positive number")
+        if self.engine is EngineName.ONNXRUNTIME and self.inference_precision is InferencePrecision.BF16:
+            raise EngineError(
+                "the inference precision is bf16, but onnxruntime computes in the precision of the graph; "
+                "choose the engine openvino"
+            )
+        if self.engine is EngineName.OPENVINO and self.provider != CPU_PROVIDER:
+            raise EngineError(
+                f"the provider is {self.provider}, which is one of ONNX Runtime's; leave it out with the "
+                "engine openvino"
+            )
