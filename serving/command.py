@@ -38,7 +38,7 @@ _KNOWN = {
     "serve": _Known("Serve a Triton model repository.", "serve,cpu"),
     "classify": _Known("Classify documents.", "client"),
     "ask": _Known("Answer a question from a document.", "client"),
-    "bench": _Known("Measure throughput and latency.", "serve,cpu"),
+    "bench": _Known("Measure engines against each other and PyTorch.", "export,cpu,bench"),
     "doctor": _Known("Show what is installed and usable here.", "serve"),
     "demo": _Known("Do the whole job on the demo checkpoints.", "export,serve,cpu"),
 }

@@ -1,0 +1,74 @@
+"""What an engine's process can be told to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from .engines import BenchEngine, Prepared
+from .matrix import Case
+from .process_memory import read_memory, reset_peak
+
+__all__ = ["EngineCommands"]
+
+
+class EngineCommands:
+    """The engine and the case it is at."""
+
+    def __init__(self, engine: BenchEngine) -> None:
+        self._engine = engine
+        self._prepared: Prepared | None = None
+        self._commands: dict[str, Callable[..., dict[str, Any]]] = {
+            "prepare": self._prepare,
+            "run": self._run,
+            "soak": self._soak,
+        }
+
+    def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what a message says and return the reply."""
+        reply = self._commands[message["do"]](**message["with"])
+        return {**reply, "note": self._engine.note, "memory": asdict(read_memory())}
+
+    def _prepare(self, case: Mapping[str, int], seed: int, warmup: int) -> dict[str, Any]:
+        """Make a case's inputs and run it untimed; the first run may compile."""
+        self._prepared = None
+        reset_peak()
+        prepared = self._engine.prepare(Case(**case), seed)
+        outputs = None
+        seconds = []
+        for _ in range(warmup):
+            began = time.perf_counter()
+            outputs = prepared.run()
+            seconds.append(time.perf_counter() - began)
+        self._prepared = prepared
+        logits = None if prepared.logits is None else prepared.logits(outputs).tolist()
+        return {"seconds": seconds, "logits": logits}
+
+    def _run(self, runs: int, discard: int) -> dict[str, Any]:
+        """Run the case; `discard` runs more come first and are not told."""
+        assert self._prepared is not None
+        for _ in range(discard):
+            self._prepared.run()
+        seconds, parts = [], []
+        for _ in range(runs):
+            began = time.perf_counter()
+            result = self._prepared.run()
+            seconds.append(time.perf_counter() - began)
+            if self._prepared.logits is None:
+                seconds[-1] = sum(result.values())
+                parts.append(result)
+        medians = (
+            {name: float(np.median([part[name] for part in parts])) for name in parts[0]} if parts else {}
+        )
+        return {"seconds": seconds, "parts": medians}
+
+    def _soak(self, cases: list[Mapping[str, int]], seed: int) -> dict[str, Any]:
+        """Run many cases one after the other, each once."""
+        self._prepared = None
+        for number, case in enumerate(cases):
+            self._engine.prepare(Case(**case), seed + number).run()
+        return {}

@@ -1,0 +1,132 @@
+"""The engines of a benchmark, as its processes open them.
+
+PyTorch is imported only for the engines that need it: a process's memory is what is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from longserve.serving.runtime.bundle import Bundle
+from longserve.serving.runtime.engine import Engine, open_engine
+from longserve.serving.runtime.engine_settings import EngineName, EngineSettings
+from longserve.serving.runtime.manifest import Layout, Manifest
+from longserve.serving.runtime.packing import EncoderOutput, EncoderSequence, pack, pad, unpack, unpad
+
+from .errors import BenchError
+from .matrix import Case, EngineKind, EngineSpec
+
+__all__ = ["BenchEngine", "Prepared", "feeds_of", "make_rows", "open_bench_engine", "read_logits"]
+
+Float32Array = npt.NDArray[np.float32]
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+_ENGINES = {EngineKind.ONNXRUNTIME: EngineName.ONNXRUNTIME, EngineKind.OPENVINO: EngineName.OPENVINO}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A case whose inputs are ready.
+
+    Attributes:
+        run: one run. It returns the model's raw outputs, or, where `logits` is None, the seconds of each
+            part of what it did.
+        logits: all logits of a run's outputs at unpadded positions, one after the other.
+    """
+
+    run: Callable[[], Any]
+    logits: Callable[[Any], Float32Array] | None
+
+
+class BenchEngine(Protocol):
+    """Runs cases."""
+
+    @property
+    def runs_on(self) -> str:
+        """What it really runs on."""
+        ...
+
+    @property
+    def note(self) -> str | None:
+        """What a reader of the figures should know beyond that, e.g. what was compiled."""
+        ...
+
+    def prepare(self, case: Case, seed: int) -> Prepared:
+        """Make a case's inputs."""
+        ...
+
+
+def open_bench_engine(spec: EngineSpec) -> BenchEngine:
+    """Open an engine in this process.
+
+    Raises:
+        BenchError: the specification lacks what its kind needs.
+        CheckpointError: the checkpoint cannot be loaded.
+        EngineError: the engine cannot load the bundle.
+    """
+    bundle = Bundle.open(spec.bundle, verify=False)  # `plan_engines` was given it checked
+    if spec.kind is EngineKind.PRODUCTS:
+        from .products import open_products
+
+        return open_products(bundle, spec)
+    if spec.layout is None:
+        raise BenchError(f"the engine {spec.name} names no layout; say which graph or module to run")
+    if spec.kind in _ENGINES:
+        settings = EngineSettings(
+            engine=_ENGINES[spec.kind],
+            threads=spec.threads,
+            inference_precision=spec.inference_precision,
+            memory_arena=spec.memory_arena,
+        )
+        engine = open_engine(bundle.model_path(spec.layout), settings)
+        return _BundleEngine(engine, bundle.manifest, spec.layout)
+    from .torch_engines import open_torch_engine
+
+    return open_torch_engine(bundle.manifest, spec, spec.layout)
+
+
+def make_rows(manifest: Manifest, case: Case, seed: int) -> list[EncoderSequence]:
+    """Draw the rows of a case: any ids but padding's, the first `global_tokens` of each row global."""
+    random = np.random.default_rng(seed)
+    legal = np.delete(np.arange(manifest.vocab_size, dtype=np.int64), manifest.special_tokens["pad"])
+    mask = (np.arange(case.length) < case.global_tokens).astype(np.int64)
+    return [
+        EncoderSequence(input_ids=random.choice(legal, case.length), global_attention_mask=mask)
+        for _ in range(case.batch)
+    ]
+
+
+def feeds_of(rows: Sequence[EncoderSequence], manifest: Manifest, layout: Layout) -> Arrays:
+    """Lay rows out as a graph's inputs."""
+    return pad(rows, manifest) if layout is Layout.PADDED else pack(rows, manifest)
+
+
+def read_logits(outputs: Arrays, case: Case, manifest: Manifest, layout: Layout) -> Float32Array:
+    """Return all logits of a run in one vector, in the same order for both layouts."""
+    split = unpad if layout is Layout.PADDED else unpack
+    results: list[EncoderOutput] = split(outputs, [case.length] * case.batch, manifest.task)
+    return np.concatenate([vector.ravel() for result in results for vector in result.vectors()])
+
+
+class _BundleEngine:
+    """One graph of a bundle, in the engine that serves it."""
+
+    note = None
+
+    def __init__(self, engine: Engine, manifest: Manifest, layout: Layout) -> None:
+        self._engine, self._manifest, self._layout = engine, manifest, layout
+
+    @property
+    def runs_on(self) -> str:
+        return self._engine.runs_on
+
+    def prepare(self, case: Case, seed: int) -> Prepared:
+        feeds = feeds_of(make_rows(self._manifest, case, seed), self._manifest, self._layout)
+        return Prepared(
+            run=lambda: self._engine.run(feeds),
+            logits=lambda outputs: read_logits(outputs, case, self._manifest, self._layout),
+        )

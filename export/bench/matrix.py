@@ -1,0 +1,368 @@
+"""What is measured: engines by lengths by batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from longserve.serving.runtime.bundle import Bundle
+from longserve.serving.runtime.cores import available_cores
+from longserve.serving.runtime.engine_settings import InferencePrecision
+from longserve.serving.runtime.manifest import Layout, Manifest, Precision, Task
+
+from .errors import BenchError
+
+__all__ = [
+    "BenchSettings",
+    "Case",
+    "DEFAULT_LENGTHS",
+    "EngineKind",
+    "EngineSpec",
+    "NEEDS_REFERENCE",
+    "ProductLibrary",
+    "plan_engines",
+]
+
+DEFAULT_LENGTHS = (128, 512, 1024, 2048, 4096)
+
+
+class EngineKind(str, Enum):
+    """What runs a model, or a part of it."""
+
+    TORCH = "torch"
+    """The stock transformers model, eager, float32: the usual baseline."""
+    TORCH_BF16 = "torch-bf16"
+    """The same under `torch.autocast("cpu", torch.bfloat16)`."""
+    TORCH_COMPILE = "torch-compile"
+    """The same through `torch.compile`."""
+    REWRITE = "rewrite"
+    """longserve's exportable module, in PyTorch."""
+    ONNXRUNTIME = "onnxruntime"
+    """The bundle in ONNX Runtime."""
+    OPENVINO = "openvino"
+    """The bundle in OpenVINO, its float operators in fp32 and in bf16."""
+    PRODUCTS = "products"
+    """The model's matrix products alone: how fast it could be if everything else cost nothing."""
+
+
+NEEDS_REFERENCE = (EngineKind.TORCH, EngineKind.TORCH_BF16, EngineKind.TORCH_COMPILE, EngineKind.REWRITE)
+
+
+class ProductLibrary(str, Enum):
+    """Whose matrix multiplication the `products` engine calls."""
+
+    TORCH = "torch"
+    ONNXRUNTIME = "onnxruntime"
+
+
+_PRODUCTS = (
+    (ProductLibrary.TORCH, "fp32"),
+    (ProductLibrary.ONNXRUNTIME, "fp32"),
+    (ProductLibrary.TORCH, "bf16"),
+    (ProductLibrary.TORCH, "int8"),
+    (ProductLibrary.ONNXRUNTIME, "int8"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One input: `batch` rows of `length` tokens, the first `global_tokens` of each row global."""
+
+    length: int
+    batch: int
+    global_tokens: int
+
+    @property
+    def name(self) -> str:
+        """Readable identity, e.g. `2 x 512 tokens`."""
+        return f"{self.batch} x {self.length} tokens"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """One engine as its process opens it: one row of the tables.
+
+    Attributes:
+        kind: what runs.
+        name: the row's name, unique among the engines of a run.
+        bundle: path of the bundle that is run, or whose manifest says what the inputs are.
+        reference: hub id or directory of the checkpoint, for what needs PyTorch's model.
+        revision: of a hub repository.
+        precision: arithmetic: `fp32`, `bf16` or `int8`.
+        layout: the graph or module that is run; None for the products.
+        library: whose products, for `products`.
+        threads: of the engine.
+        inference_precision: arithmetic of OpenVINO's float operators.
+        memory_arena: whether the engine keeps freed memory for the next run.
+    """
+
+    kind: EngineKind
+    name: str
+    bundle: str
+    reference: str | None = None
+    revision: str | None = None
+    precision: str = "fp32"
+    layout: Layout | None = None
+    library: ProductLibrary | None = None
+    threads: int = 1
+    inference_precision: InferencePrecision | None = None
+    memory_arena: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types."""
+        return {
+            field: value.value if isinstance(value, Enum) else value
+            for field, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> EngineSpec:
+        """Read what `to_dict` gave."""
+        read = dict(fields, kind=EngineKind(fields["kind"]))
+        kinds = {"layout": Layout, "library": ProductLibrary, "inference_precision": InferencePrecision}
+        for name, kind in kinds.items():
+            if read[name] is not None:
+                read[name] = kind(read[name])
+        return cls(**read)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchSettings:
+    """How much is measured, and how.
+
+    Attributes:
+        lengths: tokens of each row; None: those of `DEFAULT_LENGTHS` that the model takes.
+        batches: rows.
+        layouts: layouts of the bundles and of the rewritten module.
+        engines: kinds to measure; None: all that the bundles and the checkpoint allow.
+        rounds: rounds of each case. In a round every engine runs once, in an order that rotates.
+        warmup: untimed runs of each engine before the first round of a case.
+        threads: of each engine; 0: one per core.
+        global_tokens: global tokens at the beginning of each row; None: the task's, 1 for classification
+            and 20 (a question) for question answering.
+        timeout: seconds that one step of an engine (loading, compiling, a turn) may take.
+        memory_arena: whether the bundles' engines keep freed memory for the next run; off as in serving.
+        seed: of the token ids.
+    """
+
+    lengths: tuple[int, ...] | None = None
+    batches: tuple[int, ...] = (1,)
+    layouts: tuple[Layout, ...] = (Layout.PADDED, Layout.PACKED)
+    engines: tuple[EngineKind, ...] | None = None
+    rounds: int = 10
+    warmup: int = 2
+    threads: int = 0
+    global_tokens: int | None = None
+    timeout: float = 600.0
+    memory_arena: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, values in (("lengths", self.lengths), ("batches", self.batches)):
+            if values is not None and (not values or min(values) < 1 or len(set(values)) != len(values)):
+                raise BenchError(f"{name} is {list(values)}; give different positive numbers")
+        if not self.layouts or (self.engines is not None and not self.engines):
+            raise BenchError("no layout or no engine is chosen; choose at least one of each")
+        for name, least in (("rounds", 1), ("warmup", 1), ("threads", 0)):
+            if getattr(self, name) < least:
+                raise BenchError(f"{name} is {getattr(self, name)}; give {least} or more")
+        if self.global_tokens is not None and self.global_tokens < 0:
+            raise BenchError(f"global_tokens is {self.global_tokens}; give 0 or more")
+        if self.timeout <= 0:
+            raise BenchError(f"timeout is {self.timeout}; give a positive number of seconds")
+
+    def cases(self, manifest: Manifest) -> list[Case]:
+        """Return the inputs for a model.
+
+        Raises:
+            BenchError: a length is beyond the model, or the global tokens are beyond what its graph takes.
+        """
+        lengths = self.lengths
+        if lengths is None:
+            lengths = tuple(n for n in DEFAULT_LENGTHS if n <= manifest.max_length) or (manifest.max_length,)
+        if max(lengths) > manifest.max_length:
+            raise BenchError(
+                f"a length of {max(lengths)} tokens is asked for, but the model takes at most "
+                f"{manifest.max_length}; give shorter ones"
+            )
+        wanted = self.global_tokens
+        if wanted is None:
+            wanted = 1 if manifest.task is Task.TEXT_CLASSIFICATION else 20
+        capacity = manifest.max_global_tokens
+        if capacity is not None and wanted > capacity:
+            raise BenchError(
+                f"{wanted} global tokens are asked for, but a bundle was exported for at most {capacity}; "
+                "ask for fewer, or export with a larger --max-global-tokens"
+            )
+        return [
+            Case(length=length, batch=batch, global_tokens=min(wanted, length))
+            for batch in self.batches
+            for length in lengths
+        ]
+
+
+def plan_engines(
+    bundles: Sequence[Bundle],
+    settings: BenchSettings,
+    *,
+    reference: str | None = None,
+    revision: str | None = None,
+) -> list[EngineSpec]:
+    """List the engines to measure, the baseline first.
+
+    The first one is the stock PyTorch model in float32 where it is among them.
+
+    Args:
+        bundles: of one model, in any precisions and block sizes; the first one's manifest describes the
+            inputs.
+        settings: see `BenchSettings`.
+        reference: hub id or directory of the checkpoint.
+        revision: of a hub repository.
+
+    Raises:
+        BenchError: no bundle, bundles of different models, or an engine that needs `reference` without it.
+    """
+    if not bundles:
+        raise BenchError("there is no bundle to measure; give at least one")
+    _check_same_model(bundles)
+    kinds = settings.engines or _possible(reference)
+    lacking = [kind.value for kind in kinds if kind in NEEDS_REFERENCE and reference is None]
+    if lacking:
+        raise BenchError(f"{', '.join(lacking)} runs the checkpoint itself; give it with --reference")
+    threads = settings.threads or available_cores()
+    labels = _bundle_labels(bundles)
+    specs: list[EngineSpec] = []
+    for kind in EngineKind:
+        if kind not in kinds:
+            continue
+        if kind in (EngineKind.ONNXRUNTIME, EngineKind.OPENVINO):
+            specs += _bundle_specs(kind, bundles, labels, settings, threads)
+        elif kind is EngineKind.PRODUCTS:
+            specs += _product_specs(bundles[0], threads)
+        else:
+            specs += _torch_specs(kind, bundles[0], settings, threads, reference, revision)
+    return specs
+
+
+def _possible(reference: str | None) -> tuple[EngineKind, ...]:
+    """Return what can be measured here: with a checkpoint all, of the engines those that are installed."""
+    impossible = {
+        EngineKind.ONNXRUNTIME: not _installed("onnxruntime"),
+        EngineKind.OPENVINO: not _installed("openvino"),
+    }
+    impossible |= dict.fromkeys(NEEDS_REFERENCE, reference is None)
+    return tuple(kind for kind in EngineKind if not impossible.get(kind, False))
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _torch_specs(
+    kind: EngineKind,
+    bundle: Bundle,
+    settings: BenchSettings,
+    threads: int,
+    reference: str | None,
+    revision: str | None,
+) -> list[EngineSpec]:
+    names = {
+        EngineKind.TORCH: "torch eager fp32",
+        EngineKind.TORCH_BF16: "torch autocast bf16",
+        EngineKind.TORCH_COMPILE: "torch.compile fp32",
+    }
+    layouts: Iterable[Layout] = settings.layouts if kind is EngineKind.REWRITE else (Layout.PADDED,)
+    return [
+        EngineSpec(
+            kind=kind,
+            name=names.get(kind, f"rewrite fp32 {layout.value}"),
+            bundle=str(bundle.path),
+            reference=reference,
+            revision=revision,
+            precision="bf16" if kind is EngineKind.TORCH_BF16 else "fp32",
+            layout=layout,
+            threads=threads,
+        )
+        for layout in layouts
+    ]
+
+
+def _bundle_specs(
+    kind: EngineKind, bundles: Sequence[Bundle], labels: Sequence[str], settings: BenchSettings, threads: int
+) -> list[EngineSpec]:
+    precisions = tuple(InferencePrecision) if kind is EngineKind.OPENVINO else (None,)
+    specs = []
+    for bundle, label in zip(bundles, labels, strict=True):
+        for precision in precisions:
+            for layout in settings.layouts:
+                specs.append(
+                    EngineSpec(
+                        kind=kind,
+                        name=f"{kind.value} {_with(label, bundle, precision)} {layout.value}",
+                        bundle=str(bundle.path),
+                        precision=_arithmetic(bundle, precision),
+                        layout=layout,
+                        threads=threads,
+                        inference_precision=precision,
+                        memory_arena=settings.memory_arena,
+                    )
+                )
+    return specs
+
+
+def _arithmetic(bundle: Bundle, inference: InferencePrecision | None) -> str:
+    stored = bundle.manifest.precision
+    return stored.value if inference is None or stored is not Precision.FP32 else inference.value
+
+
+def _with(label: str, bundle: Bundle, inference: InferencePrecision | None) -> str:
+    """Add to a bundle's label in what its float operators run, where that is not what it stores."""
+    if inference is None or inference.value == bundle.manifest.precision.value:
+        return label
+    return f"{label} as {inference.value}"
+
+
+def _product_specs(bundle: Bundle, threads: int) -> list[EngineSpec]:
+    return [
+        EngineSpec(
+            kind=EngineKind.PRODUCTS,
+            name=f"products {precision} {library.value}",
+            bundle=str(bundle.path),
+            precision=precision,
+            library=library,
+            threads=threads,
+        )
+        for library, precision in _PRODUCTS
+        if _installed(library.value)
+    ]
+
+
+def _bundle_labels(bundles: Sequence[Bundle]) -> list[str]:
+    """Name bundles by their precision, and by their directory too where that does not tell them apart."""
+    precisions = Counter(bundle.manifest.precision for bundle in bundles)
+    names = Counter(bundle.path.name for bundle in bundles)
+    labels = []
+    for bundle in bundles:
+        precision: Precision = bundle.manifest.precision
+        where = bundle.path.name if names[bundle.path.name] == 1 else str(bundle.path)
+        labels.append(precision.value if precisions[precision] == 1 else f"{precision.value} {where}")
+    return labels
+
+
+def _check_same_model(bundles: Sequence[Bundle]) -> None:
+    if len({bundle.path.resolve() for bundle in bundles}) != len(bundles):
+        raise BenchError("a bundle is named twice; name each once")
+    first = bundles[0]
+    for other in bundles[1:]:
+        for name in ("task", "attention_window", "vocab_size", "type_vocab_size", "max_length", "labels"):
+            ours, theirs = getattr(first.manifest, name), getattr(other.manifest, name)
+            if ours != theirs:
+                raise BenchError(
+                    f"{first.path} and {other.path} are not of one model: {name} is {ours} and {theirs}; "
+                    "measure them one after the other"
+                )

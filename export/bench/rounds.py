@@ -1,0 +1,208 @@
+"""Measuring in interleaved rounds."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from statistics import median
+from typing import Any, Protocol
+
+from ..progress import Progress
+from .engine_process import EngineProcess
+from .errors import EngineFailed
+from .machine import describe_machine, library_versions
+from .matrix import BenchSettings, Case, EngineSpec
+from .report import EngineRecord, Measurement, Report
+
+__all__ = ["EngineLink", "run_benchmark"]
+
+_TURN = 0.2
+"""Seconds that a turn should take: an engine that is faster runs several times in it."""
+_MOST_RUNS = 32
+
+
+class EngineLink(Protocol):
+    """What `EngineProcess` offers."""
+
+    loaded: dict[str, Any]
+
+    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Let the engine do one thing; `EngineFailed` if it cannot."""
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+def run_benchmark(
+    engines: Sequence[EngineSpec],
+    cases: Sequence[Case],
+    task: str,
+    settings: BenchSettings,
+    *,
+    progress: Progress | None = None,
+    start: Callable[..., EngineLink] = EngineProcess,
+) -> Report:
+    """Measure every engine at every case.
+
+    All engines stay loaded, each in a process of its own, and only one of them is not stopped. Case by case
+    they are warmed up, and then run in rounds: each engine once a round, each round beginning with another
+    one, so that what happens to the machine meanwhile happens to all.
+
+    An engine that cannot be loaded, or fails or hangs at a case, gets a row that says why; the others go on.
+
+    Args:
+        engines: see `plan_engines`; the first is the baseline.
+        cases: see `BenchSettings.cases`.
+        task: of the bundles, for the report.
+        settings: rounds, warm-up, timeout, seed.
+        progress: is told of every engine and round.
+        start: opens an engine; called with the specification and `timeout`.
+    """
+    date = datetime.now().astimezone().isoformat(timespec="seconds")
+    with contextlib.ExitStack() as stack:
+        runners = [_Runner(spec, settings, start) for spec in engines]
+        for runner in runners:
+            stack.callback(runner.close)
+        if progress is not None:
+            progress.stage("load engines", len(runners))
+        for runner in runners:
+            runner.load()
+            if progress is not None:
+                progress.advance()
+        measurements = [m for case in cases for m in _measure(runners, case, settings, progress)]
+    return Report(
+        date=date,
+        machine=describe_machine(),
+        versions=library_versions(),
+        task=task,
+        settings=settings,
+        engines=tuple(runner.record for runner in runners),
+        measurements=tuple(measurements),
+    )
+
+
+def _measure(
+    runners: Sequence[_Runner], case: Case, settings: BenchSettings, progress: Progress | None
+) -> list[Measurement]:
+    if progress is not None:
+        progress.stage(case.name, len(runners) * (settings.rounds + 1))
+    for runner in runners:
+        runner.prepare(case)
+        if progress is not None:
+            progress.advance()
+    for number in range(settings.rounds):
+        first = number % len(runners)
+        for runner in (*runners[first:], *runners[:first]):
+            runner.turn()
+            if progress is not None:
+                progress.advance()
+    return [runner.measurement() for runner in runners]
+
+
+@dataclass(slots=True)
+class _AtCase:
+    """What an engine has shown of a case so far."""
+
+    case: Case
+    error: str | None = None
+    runs: int = 1
+    rounds: list[float] = field(default_factory=list)
+    parts: list[dict[str, float]] = field(default_factory=list)
+    warmup: list[float] = field(default_factory=list)
+    peak: int | None = None
+    logits: tuple[float, ...] | None = None
+
+
+class _Runner:
+    """One engine through all cases."""
+
+    def __init__(self, spec: EngineSpec, settings: BenchSettings, start: Callable[..., EngineLink]) -> None:
+        self._settings, self._start = settings, start
+        self._link: EngineLink | None = None
+        self._at = _AtCase(Case(length=0, batch=0, global_tokens=0))
+        self._cannot_load: str | None = None
+        self.record = EngineRecord(spec=spec)
+
+    def load(self) -> None:
+        """Open the engine, unless it is open or could not be opened before."""
+        if self._link is not None or self._cannot_load is not None:
+            return
+        try:
+            link = self._start(self.record.spec, timeout=self._settings.timeout)
+        except EngineFailed as error:
+            self._cannot_load = str(error)
+            return
+        self._link = link
+        memory = link.loaded["memory"]
+        self.record = replace(
+            self.record,
+            runs_on=link.loaded["runs_on"],
+            load_seconds=link.loaded["load_seconds"],
+            loaded_bytes=memory["resident"],
+            peak_bytes=max(memory["peak"], self.record.peak_bytes or 0),
+        )
+
+    def prepare(self, case: Case) -> None:
+        """Warm up for a case, and settle how often a turn runs it."""
+        self._at = _AtCase(case)
+        self.load()
+        reply = self._ask(
+            "prepare", case=asdict(case), seed=self._settings.seed, warmup=self._settings.warmup
+        )
+        if reply is None:
+            return
+        self._at.warmup = reply["seconds"]
+        self._at.logits = None if reply["logits"] is None else tuple(reply["logits"])
+        self._at.runs = min(_MOST_RUNS, max(1, math.ceil(_TURN / max(self._at.warmup[-1], 1e-6))))
+
+    def turn(self) -> None:
+        """Run the case once, or as often as it takes for a turn, after one untimed run to wake up."""
+        if self._at.error is not None:
+            return
+        reply = self._ask("run", runs=self._at.runs, discard=1 if self._at.runs > 1 else 0)
+        if reply is not None:
+            self._at.rounds.append(median(reply["seconds"]))
+            self._at.parts.append(reply["parts"])
+
+    def measurement(self) -> Measurement:
+        """Return what was found of the case."""
+        at, name = self._at, self.record.spec.name
+        if at.error is not None:
+            return Measurement(engine=name, case=at.case, error=at.error)
+        return Measurement(
+            engine=name,
+            case=at.case,
+            rounds=tuple(at.rounds),
+            warmup=tuple(at.warmup),
+            parts={part: median(seconds[part] for seconds in at.parts) for part in at.parts[0]},
+            peak_bytes=at.peak,
+            logits=at.logits,
+        )
+
+    def close(self) -> None:
+        """End the engine's process."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def _ask(self, command: str, **arguments: Any) -> dict[str, Any] | None:
+        if self._link is None:
+            self._at.error = self._cannot_load
+            return None
+        try:
+            reply = self._link.ask(command, **arguments)
+        except EngineFailed as error:
+            self._at.error = str(error)
+            self._link = None
+            return None
+        peak = reply["memory"]["peak"]
+        self._at.peak = max(self._at.peak or 0, peak)
+        self.record = replace(
+            self.record, peak_bytes=max(self.record.peak_bytes or 0, peak), note=reply["note"]
+        )
+        return reply
