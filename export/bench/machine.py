@@ -9,7 +9,9 @@ from pathlib import Path
 
 from longserve.serving.runtime.cores import available_cores
 
-__all__ = ["Machine", "describe_machine", "library_versions"]
+from .errors import EngineFailed
+
+__all__ = ["Machine", "check_free_memory", "describe_machine", "library_versions"]
 
 _FLAGS = (
     "avx2",
@@ -25,6 +27,7 @@ _FLAGS = (
     "amx_fp16",
 )
 """Flags of /proc/cpuinfo that decide which matrix instructions an engine can use."""
+_RESERVE = 2_000_000_000
 _LIBRARIES = (
     "longserve",
     "torch",
@@ -70,6 +73,23 @@ def describe_machine() -> Machine:
         memory_bytes=None if memory is None else int(memory.split()[0]) * 1024,
         system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
     )
+
+
+def check_free_memory() -> None:
+    """Check that an engine more can be started: all of them keep their memory until the end.
+
+    Raises:
+        EngineFailed: less than a tenth of the memory is free, or less than 2 GB of a large one.
+    """
+    fields = _fields(Path("/proc/meminfo"))
+    if "MemTotal" not in fields or "MemAvailable" not in fields:
+        return
+    total, free = (int(fields[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    if free < min(_RESERVE, total // 10):
+        raise EngineFailed(
+            f"only {free / 1e6:.0f} MB of memory are free, because all engines stay loaded; measure fewer at "
+            "once with --engines or --layouts"
+        )
 
 
 def library_versions() -> dict[str, str]:

@@ -25,8 +25,8 @@ from .matrix import Case, EngineSpec, ProductLibrary
 
 __all__ = ["ModelShape", "Product", "model_products", "open_products", "read_shape", "run_parts"]
 
-_SETTLE = 0.005
-"""Seconds between two parts, for the first one's threads to stop spinning."""
+_SETTLE = 0.05
+"""Seconds between two parts: ONNX Runtime's threads spin for longer than 5 ms after a run, seen here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

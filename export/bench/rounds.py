@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ..progress import Progress
 from .engine_process import EngineProcess
 from .errors import EngineFailed
-from .machine import describe_machine, library_versions
+from .machine import check_free_memory, describe_machine, library_versions
 from .matrix import BenchSettings, Case, EngineSpec
 from .report import EngineRecord, Measurement, Report
 
@@ -133,6 +133,7 @@ class _Runner:
         if self._link is not None or self._cannot_load is not None:
             return
         try:
+            check_free_memory()
             link = self._start(self.record.spec, timeout=self._settings.timeout)
         except EngineFailed as error:
             self._cannot_load = str(error)
@@ -195,10 +196,12 @@ class _Runner:
             self._at.error = self._cannot_load
             return None
         try:
+            if command == "prepare":
+                check_free_memory()
             reply = self._link.ask(command, **arguments)
         except EngineFailed as error:
             self._at.error = str(error)
-            self._link = None
+            self.close()
             return None
         peak = reply["memory"]["peak"]
         self._at.peak = max(self._at.peak or 0, peak)

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from longserve.export.bench import BenchError, BenchSettings, Case, EngineKind, EngineSpec, run_benchmark
+from longserve.export.bench import (
+    BenchError,
+    BenchSettings,
+    Case,
+    EngineKind,
+    EngineSpec,
+    rounds,
+    run_benchmark,
+)
 from longserve.export.bench.errors import EngineFailed
 
 CASES = [Case(length=length, batch=2, global_tokens=1) for length in (100, 200)]
@@ -125,6 +133,21 @@ def test_peaks_are_of_the_case_and_of_the_whole_process() -> None:
     report = run_benchmark(engines.specs(), CASES, "t", BenchSettings(rounds=1), start=engines.start)
     assert [m.peak_bytes for m in report.measurements] == [100, 200]
     assert (report.engines[0].loaded_bytes, report.engines[0].peak_bytes) == (10, 200)
+
+
+def test_memory_that_runs_out_ends_an_engine_before_the_system_ends_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engines = Engines({"a": 1.0, "b": 2.0})
+
+    def one_engine_fits() -> None:
+        if sum(engines.opened.values()) - sum(engines.closed.values()) >= 2:
+            raise EngineFailed("only 900 MB of memory are free")
+
+    monkeypatch.setattr(rounds, "check_free_memory", one_engine_fits)
+    report = run_benchmark(engines.specs(), CASES, "t", BenchSettings(rounds=1), start=engines.start)
+    assert {m.error for m in report.measurements} == {None, "only 900 MB of memory are free"}
+    assert engines.opened == engines.closed
 
 
 def test_a_run_without_any_figure_fails() -> None:
