@@ -49,15 +49,13 @@ class GlobalTokens:
     Attributes:
         index: flat token index of each slot; an unused slot holds some token. *Shape:* `[R, K]`.
         segment: segment of each slot, -1 where it is unused. *Shape:* `[R, K]`.
-        row_source: for each token the slot whose global result replaces its local one, R·K (a row of
-            zeros) for padding, 0 where nothing is replaced. *Shape:* `[T]`.
-        replaced: whether the token's local result is replaced. *Shape:* `[T]`.
+        row_source: where each token's result stands in the T local results, followed by the R·K global
+            ones and a row of zeros for padding. *Shape:* `[T]`.
     """
 
     index: Tensor
     segment: Tensor
     row_source: Tensor
-    replaced: Tensor
 
 
 def find_global_tokens(segment: Tensor, is_global: Tensor, capacity: int | None) -> GlobalTokens:
@@ -87,9 +85,11 @@ def find_global_tokens(segment: Tensor, is_global: Tensor, capacity: int | None)
     slot_segment = torch.where(used, _take(segment, index), _NO_SEGMENT)
     row_slot = torch.arange(rows, device=segment.device)[:, None] * slots
     padding = segment == 0
-    slot = torch.cumsum(flag, dim=1) - 1 + row_slot
-    source = torch.where(is_global, slot, torch.where(padding, rows * slots, 0))
-    return GlobalTokens(index, slot_segment, source.reshape(-1), (is_global | padding).reshape(-1))
+    tokens = rows * length
+    slot = torch.cumsum(flag, dim=1) - 1 + row_slot + tokens
+    other = torch.where(padding, tokens + rows * slots, row_start + position)
+    source = torch.where(is_global, slot, other)
+    return GlobalTokens(index, slot_segment, source.reshape(-1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +196,8 @@ class LongformerSelfAttention(nn.Module):
         from_global = self.global_rows(
             hidden, segment, tokens.index.reshape(-1), tokens.segment.reshape(rows, slots)
         )
-        table = torch.cat([from_global, from_global.new_zeros(1, from_global.shape[1])])
-        replacement = torch.index_select(table, 0, tokens.row_source)
-        return torch.where(tokens.replaced[:, None], replacement, local)
+        results = torch.cat([local, from_global, from_global.new_zeros(1, from_global.shape[1])])
+        return torch.index_select(results, 0, tokens.row_source)
 
     def local_rows(self, hidden: Tensor, context: BlockContext) -> Tensor:
         """Local attention with global columns, for all tokens. *Shape:* `[T, d]` to `[T, d]`."""
