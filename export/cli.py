@@ -98,10 +98,24 @@ def export_command(
 @click.option("--reference", required=True, metavar="MODEL", help="Its checkpoint: hub id or directory.")
 @click.option("--revision", help="Branch, tag or commit of a hub repository [the manifest's].")
 @click.option(
+    "--engine",
+    type=click.Choice(["onnxruntime", "openvino"]),
+    default="onnxruntime",
+    show_default=True,
+    help="What runs the bundle.",
+)
+@click.option(
+    "--inference-precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Arithmetic of the graph's float operators; bf16 with openvino.",
+)
+@click.option(
     "--provider",
     default="CPUExecutionProvider",
     show_default=True,
-    help="ONNX Runtime execution provider to run the bundle on.",
+    help="ONNX Runtime's execution provider.",
 )
 @click.option(
     "--texts",
@@ -114,6 +128,8 @@ def validate_command(
     bundle: Path,
     reference: str,
     revision: str | None,
+    engine: str,
+    inference_precision: str,
     provider: str,
     texts: Path | None,
     seed: int,
@@ -122,16 +138,22 @@ def validate_command(
     """Compare BUNDLE with the checkpoint it was exported from, on this machine."""
     quiet_libraries()
     from longserve.serving.runtime.bundle import Bundle
+    from longserve.serving.runtime.engine import EngineName, EngineSettings, InferencePrecision
 
     from .exporter import validate_bundle
     from .progress import TerminalProgress
     from .text_parity import read_texts
 
+    settings = EngineSettings(
+        engine=EngineName(engine),
+        inference_precision=InferencePrecision(inference_precision),
+        provider=provider,
+    )
     opened = Bundle.open(bundle)
     own = read_texts(texts, opened.manifest.task) if texts is not None else []
     with stop_on_signals() as check, TerminalProgress(check) as progress:
         result = validate_bundle(
-            opened, reference, revision=revision, provider=provider, texts=own, seed=seed, progress=progress
+            opened, reference, revision=revision, engine=settings, texts=own, seed=seed, progress=progress
         )
     if as_json:
         report = json.loads(result.parity.to_json())

@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.engine import (
-    CPU_PROVIDER,
     EngineSettings,
+    InferencePrecision,
     open_engine,
     open_packed_engine,
 )
@@ -159,7 +159,7 @@ def validate_bundle(
     reference: str,
     *,
     revision: str | None = None,
-    provider: str = CPU_PROVIDER,
+    engine: EngineSettings | None = None,
     texts: Sequence[dict[str, str]] = (),
     seed: int = 1,
     progress: Progress | None = None,
@@ -170,14 +170,14 @@ def validate_bundle(
         bundle: the bundle.
         reference: hub id or local directory of the checkpoint that it was exported from.
         revision: of a hub repository; None: the revision that the manifest names.
-        provider: ONNX Runtime execution provider to run the bundle on.
+        engine: what runs the bundle, and how; by default ONNX Runtime on the CPU.
         texts: the user's own texts to compare predictions on (see `text_parity.read_texts`).
         seed: of the random inputs; the export itself used 0.
         progress: is told of the stages.
 
     Raises:
         CheckpointError: the checkpoint cannot be used, or is not of the bundle's shape.
-        EngineError: the provider is not there.
+        EngineError: the engine is not there, or cannot do what its settings ask for.
     """
     report = progress or _NoProgress()
     report.stage("load checkpoint")
@@ -190,12 +190,12 @@ def validate_bundle(
                 f"{reference} has {name} {getattr(found, name)}, the bundle {getattr(manifest, name)}; "
                 "give the checkpoint that the bundle was exported from"
             )
-    session = EngineSettings(provider=provider)
-    parity = _compare(checkpoint, manifest, bundle.path, session, report, seed=seed)
+    chosen = engine or EngineSettings()
+    parity = _compare(checkpoint, manifest, bundle.path, chosen, report, seed=seed)
     compared = None
     if texts:
-        engine = open_packed_engine(bundle, session)
-        compared = compare_texts(checkpoint.model, engine, bundle, texts, progress=report)
+        packed = open_packed_engine(bundle, chosen)
+        compared = compare_texts(checkpoint.model, packed, bundle, texts, progress=report)
     return ValidationResult(parity=parity, texts=compared)
 
 
@@ -203,13 +203,20 @@ def _compare(
     checkpoint: Checkpoint,
     manifest: Manifest,
     directory: Path,
-    session: EngineSettings,
+    settings: EngineSettings,
     progress: Progress,
     *,
     seed: int = 0,
 ) -> ParityReport:
-    engines = {layout: open_engine(directory / file, session) for layout, file in GRAPH_FILES.items()}
-    return check_parity(checkpoint.model, engines, manifest, seed=seed, progress=progress)
+    engines = {layout: open_engine(directory / file, settings) for layout, file in GRAPH_FILES.items()}
+    return check_parity(
+        checkpoint.model,
+        engines,
+        manifest,
+        seed=seed,
+        inference_precision=settings.inference_precision or InferencePrecision.FP32,
+        progress=progress,
+    )
 
 
 def _write_models(checkpoint: Checkpoint, manifest: Manifest, stage: Path, progress: Progress) -> None:
