@@ -1,0 +1,71 @@
+"""Bundles of the real configurations with random weights, made once for the benchmarks.
+
+A cached bundle's name holds a hash of the exporter's sources, so that a change of the export makes new ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import multiprocessing
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from export_real_sizes import write_checkpoint
+
+DEFAULT_CACHE = Path("bundles", "real-sizes")
+_DEMO = Path(__file__).parents[1] / "examples" / "checkpoints" / "longformer-tiny-classification"
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+_COMMAND = [sys.executable, "-c", "from longserve.serving.command import main; main()"]
+
+
+def cached_checkpoint(cache: Path, size: str, task: str) -> Path:
+    """Return a checkpoint of the `longformer-SIZE-4096` configuration, with the demo's tokenizer."""
+    target = cache / f"longformer-{size}-4096-{task}"
+    if not (target / "config.json").is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        stage = target.with_name(f"{target.name}.part")
+        shutil.rmtree(stage, ignore_errors=True)
+        # in a process of its own: the model would stay in this one's memory
+        writer = multiprocessing.get_context("spawn").Process(
+            target=write_checkpoint, args=(size, task, stage)
+        )
+        writer.start()
+        writer.join()
+        if writer.exitcode != 0:
+            sys.exit(f"writing {target} failed with status {writer.exitcode}")
+        for name in _TOKENIZER:
+            shutil.copyfile(_DEMO / name, stage / name)
+        stage.rename(target)
+    return target
+
+
+def cached_bundle(cache: Path, size: str, task: str, precision: str, block_size: int | None = None) -> Path:
+    """Return the bundle of that checkpoint and precision, exported without validation."""
+    block = "" if block_size is None else f"-b{block_size}"
+    target = cache / f"longformer-{size}-4096-{task}-{precision}{block}-{exporter_hash()}"
+    if not (target / "manifest.json").is_file():
+        checkpoint = cached_checkpoint(cache, size, task)
+        options = ["--task", task, "--precision", precision, "--no-validate", "-o", str(target)]
+        if block_size is not None:
+            options += ["--block-size", str(block_size)]
+        print(f"exporting {target}", file=sys.stderr)
+        command = [*_COMMAND, "export", str(checkpoint), *options]
+        finished = subprocess.run(command, check=False, stdout=sys.stderr)
+        if finished.returncode != 0:
+            sys.exit(f"exporting {target} failed with status {finished.returncode}")
+    return target
+
+
+def exporter_hash() -> str:
+    """Return a hash of what decides about a bundle's content: the exporter's modules and their tools."""
+    import longserve.export
+
+    digest = hashlib.sha256()
+    for path in sorted(Path(longserve.export.__path__[0]).glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    for name in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        digest.update(importlib.metadata.version(name).encode())
+    return digest.hexdigest()[:10]
