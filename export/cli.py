@@ -28,6 +28,11 @@ __all__ = ["export_command", "print_parity", "quiet_libraries", "stop_on_signals
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Directory of the bundle to write."
 )
 @click.option("--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True)
+@click.option(
+    "--quantization",
+    type=click.Choice(["dynamic", "weights"]),
+    help="Of int8: dynamic for ONNX Runtime [default], weights for OpenVINO.",
+)
 @click.option("--max-length", type=click.IntRange(1), help="Longest sequence in tokens [the checkpoint's].")
 @click.option(
     "--max-global-tokens", type=click.IntRange(1), help="Fix the padded graph's number of global slots [any]."
@@ -45,6 +50,7 @@ def export_command(
     task: str,
     output: Path,
     precision: str,
+    quantization: str | None,
     max_length: int | None,
     max_global_tokens: int | None,
     block_size: int | None,
@@ -56,7 +62,7 @@ def export_command(
 ) -> None:
     """Export MODEL (a hub id or a local directory) to a bundle, proved equal to PyTorch."""
     quiet_libraries()
-    from longserve.serving.runtime.manifest import Precision
+    from longserve.serving.runtime.manifest import Precision, Quantization
 
     from .exporter import ExportSettings, export_bundle
     from .exporter_config import parse_task
@@ -65,6 +71,7 @@ def export_command(
 
     settings = ExportSettings(
         precision=Precision(precision),
+        quantization=None if quantization is None else Quantization(quantization),
         max_length=max_length,
         max_global_tokens=max_global_tokens,
         block_size=block_size,

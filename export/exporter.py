@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import onnx_ir as ir
 
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.engine import (
+    EngineName,
     EngineSettings,
     InferencePrecision,
     open_engine,
@@ -24,6 +26,7 @@ from longserve.serving.runtime.manifest import (
     Layout,
     Manifest,
     Precision,
+    Quantization,
     Task,
     TensorSpec,
 )
@@ -61,6 +64,7 @@ class ExportSettings:
 
     Attributes:
         precision: arithmetic of the weights.
+        quantization: of the int8 precision; None: dynamic, ONNX Runtime's own operators.
         max_length: longest sequence to allow, in tokens; None: what the checkpoint's positions allow.
         max_global_tokens: fix the number of global slots of the padded graph, for engines that need it;
             None: any number.
@@ -70,6 +74,7 @@ class ExportSettings:
     """
 
     precision: Precision = Precision.FP32
+    quantization: Quantization | None = None
     max_length: int | None = None
     max_global_tokens: int | None = None
     block_size: int | None = None
@@ -81,6 +86,13 @@ class ExportSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ExportError(f"{name} is {value}; give a positive number of tokens")
+        if self.precision is Precision.INT8:
+            object.__setattr__(self, "quantization", self.quantization or Quantization.DYNAMIC)
+        elif self.quantization is not None:
+            raise ExportError(
+                f"the quantization is {self.quantization.value} but the precision {self.precision.value}; "
+                "only int8 is quantized"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +153,7 @@ def export_bundle(
             checkpoint.tokenizer.backend_tokenizer.save(str(stage / "tokenizer.json"))
         parity = None
         if chosen.validate:
-            parity = _compare(checkpoint, manifest, stage, EngineSettings(), report)
+            parity = _compare(checkpoint, manifest, stage, _validation_engine(manifest), report)
             (stage / "parity.json").write_text(parity.to_json(), encoding="utf-8")
             parity.raise_if_failed()
         report.stage("write bundle")
@@ -183,7 +195,7 @@ def validate_bundle(
     report.stage("load checkpoint")
     manifest = bundle.manifest
     checkpoint = load_checkpoint(reference, manifest.task, revision=revision or manifest.revision)
-    found = _describe(checkpoint, ExportSettings(precision=manifest.precision))
+    found = _describe(checkpoint, ExportSettings())
     for name in ("vocab_size", "type_vocab_size", "attention_window", "labels"):
         if getattr(found, name) != getattr(manifest, name):
             raise ExportError(
@@ -219,6 +231,12 @@ def _compare(
     )
 
 
+def _validation_engine(manifest: Manifest) -> EngineSettings:
+    """Return ONNX Runtime; for quantized weights OpenVINO, if it is installed: it multiplies integers."""
+    multiplies = manifest.quantization is Quantization.WEIGHTS and importlib.util.find_spec("openvino")
+    return EngineSettings(engine=EngineName.OPENVINO if multiplies else EngineName.ONNXRUNTIME)
+
+
 def _write_models(checkpoint: Checkpoint, manifest: Manifest, stage: Path, progress: Progress) -> None:
     models: dict[str, ir.Model] = {}
     for layout, file in GRAPH_FILES.items():
@@ -227,9 +245,9 @@ def _write_models(checkpoint: Checkpoint, manifest: Manifest, stage: Path, progr
         capacity = manifest.max_global_tokens if layout is Layout.PADDED else None
         module = made(checkpoint.model, block_size=manifest.block_size, max_global_tokens=capacity)
         models[file] = export_graph(module, checkpoint.config, checkpoint.task, layout, opset=manifest.opset)
-    if manifest.precision is Precision.INT8:
+    if manifest.quantization is not None:
         progress.stage("quantize")
-        models = quantize_models(models, stage)
+        models = quantize_models(models, manifest.quantization, stage)
     progress.stage("write weights")
     save_models(models, stage)
 
@@ -269,6 +287,7 @@ def _describe(checkpoint: Checkpoint, settings: ExportSettings) -> Manifest:
             else GlobalAttention.QUESTION
         ),
         precision=settings.precision,
+        quantization=settings.quantization,
         opset=settings.opset,
         tools=_tool_versions(),
         files=(),

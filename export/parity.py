@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from longserve.serving.runtime.engine import Engine, InferencePrecision
-from longserve.serving.runtime.manifest import Layout, Manifest, ParitySummary, Precision, Task
+from longserve.serving.runtime.manifest import Layout, Manifest, ParitySummary, Precision, Quantization, Task
 from longserve.serving.runtime.packing import EncoderOutput, EncoderSequence, pack, pad, unpack, unpad
 
 from .errors import ParityFailed
@@ -24,6 +24,7 @@ __all__ = [
     "CaseResult",
     "ParityReport",
     "BF16_INFERENCE",
+    "INT8_WEIGHTS",
     "TOLERANCES",
     "Tolerance",
     "check_parity",
@@ -48,13 +49,17 @@ class Tolerance:
 
 TOLERANCES: Mapping[Precision, Tolerance] = {
     Precision.FP32: Tolerance(max_relative=1e-5, min_cosine=0.999999),
-    Precision.INT8: Tolerance(max_relative=0.25, min_cosine=0.95),
+    Precision.INT8: Tolerance(max_relative=0.5, min_cosine=0.93),
 }
 """The tolerance of each precision, always against PyTorch in float32.
 
-int8's row is wide because the grid's random ids are harder than text and its bound is on the worst logit of
-all; what it does to a user's predictions is measured with `longserve validate --texts`.
+int8's row (dynamic quantization) is wide because the grid's random ids are harder than text and its bound is
+on the worst logit of all: about twice the worst that benchmarks/real_weights_parity.py found. It catches a
+wrong graph; what int8 does to a user's predictions is measured with `longserve validate --texts`.
 """
+
+INT8_WEIGHTS = Tolerance(max_relative=0.25, min_cosine=0.97)
+"""The tolerance of `Quantization.WEIGHTS`, about twice the worst measured on the same weights."""
 
 BF16_INFERENCE = Tolerance(max_relative=0.1, min_cosine=0.995)
 """What an engine that computes a bundle's float operators in bf16 may differ by, unless the bundle's own
@@ -218,13 +223,13 @@ def check_parity(
         runs_on=next(iter(engines.values())).runs_on,
         precision=manifest.precision,
         inference_precision=inference_precision,
-        tolerance=_tolerance(manifest.precision, inference_precision),
+        tolerance=_tolerance(manifest, inference_precision),
         results=tuple(results),
     )
 
 
-def _tolerance(precision: Precision, inference_precision: InferencePrecision) -> Tolerance:
-    own = TOLERANCES[precision]
+def _tolerance(manifest: Manifest, inference_precision: InferencePrecision) -> Tolerance:
+    own = INT8_WEIGHTS if manifest.quantization is Quantization.WEIGHTS else TOLERANCES[manifest.precision]
     if inference_precision is InferencePrecision.FP32:
         return own
     return Tolerance(

@@ -1,4 +1,4 @@
-"""int8 for CPUs: dynamic quantization of the large matrix products by ONNX Runtime's quantizer."""
+"""int8 for CPUs: the weights of the large matrix products, in one of two forms."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
-from longserve.serving.runtime.manifest import Precision
+from longserve.serving.runtime.manifest import Precision, Quantization
 
 from .errors import GraphError
 from .graph import check_graph
@@ -22,14 +24,14 @@ _QUANTIZED_WEIGHTS = (".qkv_weight", ".attention_output.weight", ".intermediate.
 """The products over all tokens: over 99 % of the work. Embeddings, global rows and heads stay float32."""
 
 
-def quantize_models(models: Mapping[str, ir.Model], scratch: Path) -> dict[str, ir.Model]:
+def quantize_models(
+    models: Mapping[str, ir.Model], quantization: Quantization, scratch: Path
+) -> dict[str, ir.Model]:
     """Quantize the weights of the encoder's linear layers to int8, one scale per output channel.
-
-    Activations are quantized to uint8 at run time, one scale per tensor. Weights use 7 of their 8 bits
-    (`reduce_range`): on x86 CPUs without VNNI the 16-bit sums of two full-range products saturate.
 
     Args:
         models: file name to float32 model.
+        quantization: the form; see `Quantization`.
         scratch: directory for temporary files.
 
     Returns:
@@ -39,41 +41,91 @@ def quantize_models(models: Mapping[str, ir.Model], scratch: Path) -> dict[str, 
         GraphError: a graph holds none of the expected products, or a quantized one an operator that
             `check_graph` refuses.
     """
+    for name, model in models.items():
+        if not _products(model):
+            raise GraphError(f"{name} holds no encoder's linear layer: nothing to quantize")
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        source = Path(folder, "float")
+        source.mkdir()
+        save_models(models, source)
+        if quantization is Quantization.WEIGHTS:
+            quantized = {name: _with_int8_weights(ir.load(source / name)) for name in models}
+        else:
+            quantized = {name: _dynamic(source / name, models[name], Path(folder)) for name in models}
+    for model in quantized.values():
+        check_graph(model, Precision.INT8)
+    return quantized
+
+
+def _products(model: ir.Model) -> list[ir.Node]:
+    return [
+        node
+        for node in model.graph
+        if node.op_type == "MatMul"
+        and node.inputs[1] is not None
+        and str(node.inputs[1].name).endswith(_QUANTIZED_WEIGHTS)
+    ]
+
+
+def _with_int8_weights(model: ir.Model) -> ir.Model:
+    """Store each weight `[in, out]` as int8 with a float32 scale per column, -127 to 127 for its extremes."""
+    graph = model.graph
+    for product in _products(model):
+        weight = product.inputs[1]
+        assert weight is not None and weight.const_value is not None
+        values = weight.const_value.numpy()
+        scale = np.abs(values).max(axis=0) / np.float32(127)
+        scale[scale == 0] = 1
+        stored = [
+            _initializer(graph, f"{weight.name}_int8", np.rint(values / scale).astype(np.int8)),
+            _initializer(graph, f"{weight.name}_scale", scale),
+        ]
+        restored = ir.node("DequantizeLinear", stored, {"axis": 1}, name=f"{weight.name}_restored")
+        restored.outputs[0].name = f"{weight.name}_restored"
+        restored.outputs[0].type, restored.outputs[0].shape = weight.type, weight.shape
+        graph.insert_before(product, restored)
+        product.replace_input_with(1, restored.outputs[0])
+        if not weight.uses():
+            del graph.initializers[str(weight.name)]
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):  # the file that it is mapped from is about to go
+            value.const_value = ir.tensor(tensor.numpy().copy(), name=str(value.name))
+    return model
+
+
+def _initializer(graph: ir.Graph, name: str, values: np.ndarray[Any, Any]) -> ir.Value:
+    tensor = ir.tensor(values, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype))
+    value.const_value = tensor
+    graph.register_initializer(value)
+    return value
+
+
+def _dynamic(file: Path, model: ir.Model, scratch: Path) -> ir.Model:
+    """Quantize by ONNX Runtime's quantizer; activations become uint8 at run time, one scale per tensor.
+
+    Weights use 7 of their 8 bits (`reduce_range`): on x86 CPUs without VNNI the 16-bit sums of two full-range
+    products saturate.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantized: dict[str, ir.Model] = {}
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        source, target = Path(folder, "float"), Path(folder, "int8")
-        source.mkdir()
-        target.mkdir()
-        save_models(models, source)
-        for name, model in models.items():
-            products = [
-                str(node.name)
-                for node in model.graph
-                if node.op_type == "MatMul"
-                and node.inputs[1] is not None
-                and str(node.inputs[1].name).endswith(_QUANTIZED_WEIGHTS)
-            ]
-            if not products:
-                raise GraphError(f"{name} holds no encoder's linear layer: nothing to quantize")
-            root = logging.getLogger()
-            level = root.level
-            root.setLevel(logging.ERROR)
-            try:
-                quantize_dynamic(
-                    source / name,
-                    target / name,
-                    op_types_to_quantize=["MatMul"],
-                    nodes_to_quantize=products,
-                    per_channel=True,
-                    reduce_range=True,
-                    weight_type=QuantType.QInt8,
-                    use_external_data_format=True,
-                )
-            finally:
-                root.setLevel(level)
-            made = ir.from_proto(onnx.load(target / name))
-            check_graph(made, Precision.INT8)
-            quantized[name] = made
-    return quantized
+    target = scratch / "int8"
+    target.mkdir(exist_ok=True)
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        quantize_dynamic(
+            file,
+            target / file.name,
+            op_types_to_quantize=["MatMul"],
+            nodes_to_quantize=[str(node.name) for node in _products(model)],
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=True,
+        )
+    finally:
+        root.setLevel(level)
+    return ir.from_proto(onnx.load(target / file.name))

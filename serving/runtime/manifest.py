@@ -29,13 +29,14 @@ __all__ = [
     "ParitySummary",
     "Precision",
     "ProblemType",
+    "Quantization",
     "SCHEMA_VERSION",
     "Task",
     "TensorSpec",
 ]
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 """`major.minor`. A reader refuses another major; a new minor only adds fields that have defaults."""
 
 
@@ -51,6 +52,16 @@ class Precision(str, Enum):
 
     FP32 = "fp32"
     INT8 = "int8"
+
+
+class Quantization(str, Enum):
+    """How the products of an int8 bundle are quantized."""
+
+    DYNAMIC = "dynamic"
+    """ONNX Runtime's own operators: weights per column, activations per tensor as they come."""
+    WEIGHTS = "weights"
+    """Weights per column behind a standard DequantizeLinear, which any engine reads. OpenVINO multiplies them
+    as integers and quantizes the activations in groups of a token's values; others compute in float32."""
 
 
 class Layout(str, Enum):
@@ -159,6 +170,7 @@ class Manifest:
         special_tokens: role (`cls`, `sep`, `pad`, `unk`, `mask`, `bos`, `eos`) to token id.
         global_attention: the task's convention.
         precision: arithmetic of the weights.
+        quantization: how an int8 bundle is quantized; None: not at all, or (before schema 1.1) dynamic.
         opset: ONNX opset of the graphs.
         tools: name to version of what wrote the bundle.
         files: every file of the bundle but the manifest itself.
@@ -188,6 +200,7 @@ class Manifest:
     files: tuple[FileRecord, ...]
     parity: ParitySummary | None
     has_tokenizer: bool = True
+    quantization: Quantization | None = None
 
     @property
     def validated(self) -> bool:

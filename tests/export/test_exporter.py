@@ -34,7 +34,14 @@ from longserve.export.text_parity import read_texts, span_f1
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.engine import OnnxRuntimeEngine, encode, open_packed_engine
 from longserve.serving.runtime.errors import BundleNotFound, InvalidInput
-from longserve.serving.runtime.manifest import GlobalAttention, Layout, Precision, ProblemType, Task
+from longserve.serving.runtime.manifest import (
+    GlobalAttention,
+    Layout,
+    Precision,
+    ProblemType,
+    Quantization,
+    Task,
+)
 from longserve.serving.runtime.packing import EncoderSequence, pad
 
 COMMAND = [sys.executable, "-c", "from longserve.serving.command import main; main()"]
@@ -253,6 +260,7 @@ def test_int8_is_quantized_within_its_own_tolerance(small_checkpoint: Path, tmp_
         settings=ExportSettings(precision=Precision.INT8),
     )
     assert result.manifest.precision is Precision.INT8
+    assert result.manifest.quantization is Quantization.DYNAMIC
     assert result.manifest.parity is not None
     assert 1e-5 < result.manifest.parity.max_relative <= parity.TOLERANCES[Precision.INT8].max_relative
     for layout in Layout:
@@ -264,6 +272,40 @@ def test_int8_is_quantized_within_its_own_tolerance(small_checkpoint: Path, tmp_
         assert len(products) == 3
         scales = [t for t in model.graph.initializer if t.name.endswith("_scale")]
         assert scales and all(len(t.dims) == 1 and t.dims[0] > 1 for t in scales), "one scale per channel"
+
+
+def test_int8_weights_stand_behind_a_standard_operator(small_checkpoint: Path, tmp_path: Path) -> None:
+    import onnx
+
+    pytest.importorskip(
+        "openvino", reason="the comparison is to run where the weights are multiplied as int8"
+    )
+    settings = ExportSettings(precision=Precision.INT8, quantization=Quantization.WEIGHTS)
+    result = export_bundle(
+        str(small_checkpoint), Task.TEXT_CLASSIFICATION, tmp_path / "bundle", settings=settings
+    )
+    assert result.manifest.quantization is Quantization.WEIGHTS
+    assert result.manifest.parity is not None
+    assert result.manifest.parity.provider == "openvino CPU fp32"
+    assert 1e-5 < result.manifest.parity.max_relative <= parity.INT8_WEIGHTS.max_relative
+    for layout in Layout:
+        model = onnx.load(Bundle.open(result.path).model_path(layout))
+        assert {node.domain for node in model.graph.node} <= {""}
+        restored = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+        assert len(restored) == 3
+        sizes = {t.name: t for t in model.graph.initializer}
+        for node in restored:
+            weight, scale = (onnx.numpy_helper.to_array(sizes[name]) for name in node.input)
+            assert weight.dtype == np.int8 and scale.shape == (weight.shape[1],)
+            assert np.abs(weight).max(axis=0).min() == 127, "each column uses its whole range"
+    on_cpu = validate_bundle(Bundle.open(result.path), str(small_checkpoint))
+    assert on_cpu.parity.runs_on == "onnxruntime CPUExecutionProvider"
+    assert on_cpu.parity.failures == ()
+
+
+def test_only_int8_is_quantized() -> None:
+    with pytest.raises(ExportError, match="quantization is weights but the precision fp32"):
+        ExportSettings(quantization=Quantization.WEIGHTS)
 
 
 def test_validate_repeats_the_comparison(

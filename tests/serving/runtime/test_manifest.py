@@ -22,6 +22,7 @@ from longserve.serving.runtime.manifest import (
     ParitySummary,
     Precision,
     ProblemType,
+    Quantization,
     Task,
     TensorSpec,
 )
@@ -84,6 +85,7 @@ MANIFESTS = st.builds(
         ),
     ),
     has_tokenizer=st.booleans(),
+    quantization=st.one_of(st.none(), st.sampled_from(Quantization)),
 )
 JSON = st.recursive(
     st.one_of(
@@ -218,13 +220,17 @@ def test_the_golden_manifest_reads_as_it_was_written() -> None:
         has_tokenizer=True,
     )
     assert manifest.validated
+    assert manifest.quantization is None
     assert manifest.graph(Layout.PACKED).file == "model.packed.onnx"
 
 
 def test_the_golden_manifest_is_what_this_release_writes() -> None:
     """Another text under the same schema version would be a change that readers are not told of."""
-    text = GOLDEN.read_text(encoding="utf-8")
-    assert Manifest.from_json(text).to_json() == text
+    path = GOLDEN.with_name(f"manifest-{SCHEMA_VERSION}.json")
+    text = path.read_text(encoding="utf-8")
+    manifest = Manifest.from_json(text)
+    assert manifest.quantization is Quantization.WEIGHTS
+    assert manifest.to_json() == text
 
 
 @settings(max_examples=60, deadline=None)
