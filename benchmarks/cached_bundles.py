@@ -43,12 +43,18 @@ def cached_checkpoint(cache: Path, size: str, task: str) -> Path:
 
 
 def cached_bundle(cache: Path, size: str, task: str, precision: str, block_size: int | None = None) -> Path:
-    """Return the bundle of that checkpoint and precision, exported without validation."""
+    """Return the bundle of that checkpoint and precision, exported without validation.
+
+    The precision may name a quantization after a hyphen: `int8-weights`.
+    """
     block = "" if block_size is None else f"-b{block_size}"
     target = cache / f"longformer-{size}-4096-{task}-{precision}{block}-{exporter_hash()}"
     if not (target / "manifest.json").is_file():
         checkpoint = cached_checkpoint(cache, size, task)
-        options = ["--task", task, "--precision", precision, "--no-validate", "-o", str(target)]
+        kind, _, quantization = precision.partition("-")
+        options = ["--task", task, "--precision", kind, "--no-validate", "-o", str(target)]
+        if quantization:
+            options += ["--quantization", quantization]
         if block_size is not None:
             options += ["--block-size", str(block_size)]
         print(f"exporting {target}", file=sys.stderr)

@@ -175,7 +175,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--global-tokens", type=int, help="default: 1 for classification, 20 for question answering"
     )
-    parser.add_argument("--precisions", default="fp32,int8", help="of the bundles: fp32, int8")
+    parser.add_argument("--precisions", default="fp32,int8,int8-weights", help="of the bundles")
     parser.add_argument("--block-sizes", help="export with these block sizes; default: the exporter's choice")
     parser.add_argument("--lengths", type=numbers, default=(128, 512, 1024, 2048, 4096))
     parser.add_argument("--batches", type=numbers, default=(1,))
