@@ -99,6 +99,7 @@ def compare_with_goals(report: Report) -> list[dict[str, Any]]:
                 continue
             products = limit(report, case, precision)
             ratio, seconds = report.ratio(best), median_seconds(best)
+            slower = None if autocast is None else report.ratio(autocast)
             rows.append(
                 {
                     **asdict(case),
@@ -107,7 +108,9 @@ def compare_with_goals(report: Report) -> list[dict[str, Any]]:
                     "seconds": seconds,
                     "ratio": None if ratio is None else ratio.median,
                     "goal": GOALS.get(case.length, {}).get(precision) if case.batch == 1 else None,
-                    "ratio_to_autocast": None if autocast is None else median_seconds(autocast) / seconds,
+                    "ratio_to_autocast": None
+                    if ratio is None or slower is None
+                    else ratio.median / slower.median,
                     "products_seconds": products,
                     "products_share": None if products is None else products / seconds,
                     "seconds_per_token": seconds / (case.batch * case.length),
@@ -184,6 +187,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=0, help="0: one per core")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds that one step may take")
+    parser.add_argument("--at-once", type=int, help="most engines loaded at a time, where memory is short")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plots", type=Path)
@@ -201,6 +205,7 @@ def plan(chosen: argparse.Namespace) -> tuple[list[EngineSpec], list[Case], Benc
         threads=chosen.threads,
         global_tokens=chosen.global_tokens,
         timeout=chosen.timeout,
+        at_once=chosen.at_once,
     )
     blocks = [None] if chosen.block_sizes is None else list(numbers(chosen.block_sizes))
     bundles = [

@@ -78,6 +78,11 @@ def _names(*legal: str) -> Callable[[click.Context, click.Parameter, str | None]
     show_default=True,
     help="Seconds that an engine may take to load, to compile and for a turn.",
 )
+@click.option(
+    "--at-once",
+    type=click.IntRange(2),
+    help="Most engines loaded at a time, the baseline included, where memory is short [all].",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the token ids.")
 @click.option(
     "--json",
@@ -101,6 +106,7 @@ def bench_command(
     threads: int,
     memory_arena: bool,
     timeout: float,
+    at_once: int | None,
     seed: int,
     json_file: Path | None,
     plots: Path | None,
@@ -135,6 +141,7 @@ def bench_command(
         timeout=timeout,
         memory_arena=memory_arena,
         seed=seed,
+        at_once=at_once,
     )
     opened = [Bundle.open(path) for path in bundles]
     planned = plan_engines(opened, settings, reference=reference, revision=revision)

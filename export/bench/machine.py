@@ -76,19 +76,25 @@ def describe_machine() -> Machine:
 
 
 def check_free_memory() -> None:
-    """Check that an engine more can be started: all of them keep their memory until the end.
+    """Check that an engine more can be started: all that are measured together keep their memory.
+
+    Mapped files, weights above all, do not count as free: the kernel would drop them, and the engines read
+    them from disk again in their turns.
 
     Raises:
         EngineFailed: less than a tenth of the memory is free, or less than 2 GB of a large one.
     """
     fields = _fields(Path("/proc/meminfo"))
-    if "MemTotal" not in fields or "MemAvailable" not in fields:
+    if not {"MemTotal", "MemAvailable", "Mapped"} <= set(fields):
         return
-    total, free = (int(fields[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    total, available, mapped = (
+        int(fields[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable", "Mapped")
+    )
+    free = max(0, available - mapped)
     if free < min(_RESERVE, total // 10):
         raise EngineFailed(
-            f"only {free / 1e6:.0f} MB of memory are free, because all engines stay loaded; measure fewer at "
-            "once with --engines or --layouts"
+            f"only {free / 1e6:.0f} MB of memory are free beside the engines that are loaded; load fewer "
+            "at a time with --at-once"
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.cores import available_cores
 from longserve.serving.runtime.engine_settings import InferencePrecision
-from longserve.serving.runtime.manifest import Layout, Manifest, Precision, Task
+from longserve.serving.runtime.manifest import Layout, Manifest, Precision, Quantization, Task
 
 from .errors import BenchError
 
@@ -148,6 +148,8 @@ class BenchSettings:
         timeout: seconds that one step of an engine (loading, compiling, a turn) may take.
         memory_arena: whether the bundles' engines keep freed memory for the next run; off as in serving.
         seed: of the token ids.
+        at_once: most engines that are loaded at the same time, the baseline included; None: all. With fewer
+            than there are, they are measured in groups, each beside the baseline.
     """
 
     lengths: tuple[int, ...] | None = None
@@ -161,6 +163,7 @@ class BenchSettings:
     timeout: float = 600.0
     memory_arena: bool = False
     seed: int = 0
+    at_once: int | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("lengths", self.lengths), ("batches", self.batches)):
@@ -171,6 +174,8 @@ class BenchSettings:
         for name, least in (("rounds", 1), ("warmup", 1), ("threads", 0)):
             if getattr(self, name) < least:
                 raise BenchError(f"{name} is {getattr(self, name)}; give {least} or more")
+        if self.at_once is not None and self.at_once < 2:
+            raise BenchError(f"at_once is {self.at_once}; give 2 or more: an engine and its baseline")
         if self.global_tokens is not None and self.global_tokens < 0:
             raise BenchError(f"global_tokens is {self.global_tokens}; give 0 or more")
         if self.timeout <= 0:
@@ -343,15 +348,25 @@ def _product_specs(bundle: Bundle, threads: int) -> list[EngineSpec]:
 
 
 def _bundle_labels(bundles: Sequence[Bundle]) -> list[str]:
-    """Name bundles by their precision, and by their directory too where that does not tell them apart."""
-    precisions = Counter(bundle.manifest.precision for bundle in bundles)
-    names = Counter(bundle.path.name for bundle in bundles)
-    labels = []
-    for bundle in bundles:
-        precision: Precision = bundle.manifest.precision
-        where = bundle.path.name if names[bundle.path.name] == 1 else str(bundle.path)
-        labels.append(precision.value if precisions[precision] == 1 else f"{precision.value} {where}")
-    return labels
+    """Name bundles by precision, by quantization too where that tells them apart, else by directory."""
+    candidates = [
+        [bundle.manifest.precision.value for bundle in bundles],
+        [" ".join(filter(None, (b.manifest.precision.value, _quantization(b)))) for b in bundles],
+        [f"{bundle.manifest.precision.value} {bundle.path.name}" for bundle in bundles],
+        [f"{bundle.manifest.precision.value} {bundle.path}" for bundle in bundles],
+    ]
+    counted = [Counter(names) for names in candidates]
+    return [
+        next(names[i] for names, count in zip(candidates, counted, strict=True) if count[names[i]] == 1)
+        for i in range(len(bundles))
+    ]
+
+
+def _quantization(bundle: Bundle) -> str | None:
+    manifest = bundle.manifest
+    if manifest.precision is not Precision.INT8:
+        return None
+    return (manifest.quantization or Quantization.DYNAMIC).value
 
 
 def _check_same_model(bundles: Sequence[Bundle]) -> None:

@@ -48,9 +48,11 @@ class Measurement:
         case: the input.
         error: why there are no figures; None if there are.
         rounds: seconds of one run, one value a round: the median of the runs of the engine's turn.
+        baseline: the same of the baseline, in the same rounds; empty if it has no figures.
         warmup: seconds of the untimed runs before; the first may hold a compilation.
         parts: seconds of the parts of a run, medians over the rounds; for the products only.
         peak_bytes: most resident memory of its process while it was at this case.
+        paged: runs that read pages from disk because memory was short; each was run again, up to twice.
         logits: all logits at unpadded positions; None for the products.
     """
 
@@ -58,9 +60,11 @@ class Measurement:
     case: Case
     error: str | None = None
     rounds: tuple[float, ...] = ()
+    baseline: tuple[float, ...] = ()
     warmup: tuple[float, ...] = ()
     parts: Mapping[str, float] = field(default_factory=dict)
     peak_bytes: int | None = None
+    paged: int = 0
     logits: tuple[float, ...] | None = None
 
     @property
@@ -120,10 +124,9 @@ class Report:
 
     def ratio(self, measurement: Measurement) -> Spread | None:
         """How many times faster than the baseline (`paired_ratio`); None where either has no figures."""
-        baseline = self.measurement(self.baseline, measurement.case)
-        if measurement.error is not None or baseline.error is not None:
+        if measurement.error is not None or not measurement.baseline:
             return None
-        return paired_ratio(baseline.rounds, measurement.rounds)
+        return paired_ratio(measurement.baseline, measurement.rounds)
 
     def difference(self, measurement: Measurement) -> float | None:
         """Largest difference of a logit from the baseline's, over `max(1, largest logit of the baseline)`.
@@ -172,5 +175,7 @@ class Report:
             "peak_bytes": measurement.peak_bytes,
             "parts": dict(measurement.parts),
             "warmup": list(measurement.warmup),
+            "paged": measurement.paged,
             "rounds": list(measurement.rounds),
+            "baseline_rounds": list(measurement.baseline),
         }

@@ -49,9 +49,9 @@ def run_benchmark(
 ) -> Report:
     """Measure every engine at every case.
 
-    All engines stay loaded, each in a process of its own, and only one of them is not stopped. Case by case
-    they are warmed up, and then run in rounds: each engine once a round, each round beginning with another
-    one, so that what happens to the machine meanwhile happens to all.
+    All engines (of a group, if `at_once` makes groups) stay loaded, each in a process of its own, and only
+    one of them is not stopped. Case by case they are warmed up, and then run in rounds: each engine once a
+    round, each round beginning with another one, so that what happens to the machine happens to all.
 
     An engine that cannot be loaded, or fails or hangs at a case, gets a row that says why; the others go on.
 
@@ -64,26 +64,46 @@ def run_benchmark(
         start: opens an engine; called with the specification and `timeout`.
     """
     date = datetime.now().astimezone().isoformat(timespec="seconds")
-    with contextlib.ExitStack() as stack:
-        runners = [_Runner(spec, settings, start) for spec in engines]
+    records: dict[str, EngineRecord] = {}
+    measured: dict[tuple[Case, str], Measurement] = {}
+    for group in _groups(engines, settings.at_once):
+        with contextlib.ExitStack() as stack:
+            runners = [_Runner(spec, settings, start) for spec in group]
+            for runner in runners:
+                stack.callback(runner.close)
+            _load(runners, progress)
+            for case in cases:
+                for measurement in _measure(runners, case, settings, progress):
+                    # the baseline is in every group: its first figures stand
+                    measured.setdefault((case, measurement.engine), measurement)
         for runner in runners:
-            stack.callback(runner.close)
-        if progress is not None:
-            progress.stage("load engines", len(runners))
-        for runner in runners:
-            runner.load()
-            if progress is not None:
-                progress.advance()
-        measurements = [m for case in cases for m in _measure(runners, case, settings, progress)]
+            records.setdefault(runner.record.spec.name, runner.record)
     return Report(
         date=date,
         machine=describe_machine(),
         versions=library_versions(),
         task=task,
         settings=settings,
-        engines=tuple(runner.record for runner in runners),
-        measurements=tuple(measurements),
+        engines=tuple(records[spec.name] for spec in engines),
+        measurements=tuple(measured[case, spec.name] for case in cases for spec in engines),
     )
+
+
+def _groups(engines: Sequence[EngineSpec], at_once: int | None) -> list[list[EngineSpec]]:
+    """Cut the engines into groups of at most `at_once`, each with the baseline first."""
+    baseline, others = engines[0], list(engines[1:])
+    size = len(others) if at_once is None else at_once - 1
+    starts = range(0, len(others), size) if others else ()
+    return [[baseline, *others[start : start + size]] for start in starts] or [[baseline]]
+
+
+def _load(runners: Sequence[_Runner], progress: Progress | None) -> None:
+    if progress is not None:
+        progress.stage("load engines", len(runners))
+    for runner in runners:
+        runner.load()
+        if progress is not None:
+            progress.advance()
 
 
 def _measure(
@@ -101,7 +121,8 @@ def _measure(
             runner.turn()
             if progress is not None:
                 progress.advance()
-    return [runner.measurement() for runner in runners]
+    baseline = runners[0].measurement().rounds
+    return [replace(runner.measurement(), baseline=baseline) for runner in runners]
 
 
 @dataclass(slots=True)
@@ -115,6 +136,7 @@ class _AtCase:
     parts: list[dict[str, float]] = field(default_factory=list)
     warmup: list[float] = field(default_factory=list)
     peak: int | None = None
+    paged: int = 0
     logits: tuple[float, ...] | None = None
 
 
@@ -169,6 +191,7 @@ class _Runner:
         if reply is not None:
             self._at.rounds.append(median(reply["seconds"]))
             self._at.parts.append(reply["parts"])
+            self._at.paged += reply["paged"]
 
     def measurement(self) -> Measurement:
         """Return what was found of the case."""
@@ -182,6 +205,7 @@ class _Runner:
             warmup=tuple(at.warmup),
             parts={part: median(seconds[part] for seconds in at.parts) for part in at.parts[0]},
             peak_bytes=at.peak,
+            paged=at.paged,
             logits=at.logits,
         )
 

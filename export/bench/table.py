@@ -70,6 +70,10 @@ def _ratio_table(report: Report) -> Table:
 
 def _remarks(report: Report) -> list[str]:
     lines = [f"{record.spec.name}: {record.note}" for record in report.engines if record.note]
+    for record in report.engines:
+        paged = sum(m.paged for m in report.measurements if m.engine == record.spec.name)
+        if paged:
+            lines.append(f"{record.spec.name}: {paged} runs read pages from disk; load fewer with --at-once")
     failures: dict[str, dict[str, list[str]]] = {}
     for measurement in report.measurements:
         if measurement.error is not None:

@@ -18,6 +18,8 @@ from .matrix import Case, EngineKind, EngineSpec
 
 __all__ = ["open_torch_engine"]
 
+_RECOMPILE_LIMIT = 64
+
 
 def open_torch_engine(manifest: Manifest, spec: EngineSpec, layout: Layout) -> BenchEngine:
     """Load the checkpoint and make the engine of `spec`.
@@ -87,7 +89,8 @@ class _CompiledEngine(_TorchEngine):
     """The stock model through `torch.compile`, which must compile and not fall back."""
 
     def __init__(self, stock: Any, manifest: Manifest) -> None:
-        # beyond the limit PyTorch runs what it could not compile again eagerly, with a warning at most
+        # a matrix has many shapes; beyond the limit PyTorch would run eagerly, with a warning at most
+        torch._dynamo.config.recompile_limit = _RECOMPILE_LIMIT
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         super().__init__(torch.compile(stock), manifest, Layout.PADDED)
 

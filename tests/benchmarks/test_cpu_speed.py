@@ -37,7 +37,10 @@ def report() -> Report:
     for name, (kind, precision, seconds, parts) in ENGINES.items():
         records.append(EngineRecord(spec=EngineSpec(kind=kind, name=name, bundle="b", precision=precision)))
         for case, value in zip(CASES, seconds, strict=True):
-            measurements.append(Measurement(engine=name, case=case, rounds=(value,), parts=parts))
+            base = ENGINES["torch"][2][CASES.index(case)]
+            measurements.append(
+                Measurement(engine=name, case=case, rounds=(value,), baseline=(base,), parts=parts)
+            )
     return Report(
         date="",
         machine=describe_machine(),

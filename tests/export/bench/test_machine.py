@@ -28,8 +28,9 @@ def test_versions_are_of_what_is_installed() -> None:
 def test_the_last_memory_is_not_taken(
     total: int, free: int, enough: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fields = {"MemTotal": f"{total * 1_000_000} kB", "MemAvailable": f"{free * 1_000_000} kB"}
-    monkeypatch.setattr(machine, "_fields", lambda path: fields)
+    fields = {"MemTotal": total, "MemAvailable": free + 4, "Mapped": 4}
+    lines = {name: f"{size * 1_000_000} kB" for name, size in fields.items()}
+    monkeypatch.setattr(machine, "_fields", lambda path: lines)
     if enough:
         machine.check_free_memory()
         return

@@ -10,7 +10,7 @@ import pytest
 
 from longserve.export.bench import BenchError, BenchSettings, EngineKind, EngineSpec, plan_engines
 from longserve.serving.runtime.bundle import Bundle
-from longserve.serving.runtime.manifest import Layout, Precision
+from longserve.serving.runtime.manifest import Layout, Precision, Quantization
 
 
 @pytest.fixture
@@ -60,6 +60,20 @@ class TestEngines:
         assert [spec.name for spec in specs] == [
             f"onnxruntime fp32 {bundle.path.name} padded",
             "onnxruntime fp32 other padded",
+        ]
+
+    def test_quantizations_are_told_apart(self, bundle: Bundle) -> None:
+        settings = BenchSettings(engines=(EngineKind.ONNXRUNTIME,), layouts=(Layout.PADDED,))
+        int8 = [
+            other(bundle, precision=Precision.INT8, quantization=kind)
+            for kind in (None, Quantization.WEIGHTS)
+        ]
+        int8[1] = Bundle(bundle.path.with_name("another"), int8[1].manifest)
+        specs = plan_engines([bundle, *int8], settings)
+        assert [spec.name for spec in specs] == [
+            "onnxruntime fp32 padded",
+            "onnxruntime int8 dynamic padded",
+            "onnxruntime int8 weights padded",
         ]
 
     def test_a_specification_survives_the_way_to_its_process(self, bundle: Bundle) -> None:
@@ -124,6 +138,7 @@ class TestCases:
         ({"threads": -1}, "threads is -1"),
         ({"global_tokens": -1}, "global_tokens is -1"),
         ({"timeout": 0.0}, "timeout is 0"),
+        ({"at_once": 1}, "at_once is 1; give 2"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(wrong: dict[str, object], message: str) -> None:

@@ -61,7 +61,7 @@ class Link:
         reply: dict[str, Any] = {"note": None, "memory": {"resident": 10, "private": 5, "peak": self._length}}
         if command == "prepare":
             return reply | {"seconds": [9.0, seconds], "logits": [1.0, -4.0 * (1 + seconds / 100)]}
-        return reply | {"seconds": [seconds] * arguments["runs"], "parts": {}}
+        return reply | {"seconds": [seconds] * arguments["runs"], "parts": {}, "paged": 0}
 
     def close(self) -> None:
         self._engines.closed[self._name] += 1
@@ -126,6 +126,27 @@ def test_an_engine_that_cannot_be_loaded_has_its_rows() -> None:
     assert [report.measurement("a", case).error for case in CASES] == ["not installed"] * 2
     assert report.engines[0].runs_on is None and engines.opened["a"] == 1
     assert report.ratio(report.measurement("b", CASES[0])) is None
+
+
+def test_groups_are_measured_beside_the_baseline_one_after_the_other() -> None:
+    engines = Engines({"a": 1.0, "b": 2.0, "c": 0.5, "d": 4.0})
+    loaded: list[int] = []
+
+    def start(spec: EngineSpec, *, timeout: float) -> Link:
+        link = engines.start(spec, timeout=timeout)
+        loaded.append(sum(engines.opened.values()) - sum(engines.closed.values()))
+        if sum(engines.opened.values()) > 3:  # the machine is half as fast for the second group
+            engines.seconds |= {"a": 2.0, "d": 8.0}
+        return link
+
+    settings = BenchSettings(rounds=2, at_once=3)
+    report = run_benchmark(engines.specs(), CASES, "t", settings, start=start)
+    assert max(loaded) == 3 and engines.opened == Counter({"a": 2, "b": 1, "c": 1, "d": 1})
+    assert [record.spec.name for record in report.engines] == ["a", "b", "c", "d"]
+    assert [(m.engine, m.case) for m in report.measurements] == [(e, c) for c in CASES for e in "abcd"]
+    ratios = [report.ratio(report.measurement(name, CASES[1])) for name in "abcd"]
+    assert [ratio.median for ratio in ratios if ratio] == [1.0, 0.5, 2.0, 0.25]
+    assert report.measurement("a", CASES[0]).rounds == (1.0, 1.0)
 
 
 def test_peaks_are_of_the_case_and_of_the_whole_process() -> None:
