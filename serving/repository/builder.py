@@ -26,8 +26,10 @@ from .warmup import WarmupSample, warmup_samples
 
 __all__ = [
     "BuiltModels",
+    "CODE",
     "CONFIG_NAME",
     "RUNTIME_PACKAGE",
+    "STAGING_PREFIX",
     "build_repository",
     "encoder_files",
 ]
@@ -35,8 +37,11 @@ __all__ = [
 CONFIG_NAME = "config.pbtxt"
 RUNTIME_PACKAGE = "longserve_runtime"
 """Name of the copy of `longserve.serving.runtime` beside each `model.py`."""
+CODE = Path(__file__).parent / "models"
+"""Directory of the files that become a model's `model.py`."""
+STAGING_PREFIX = ".longserve-"
+"""Begin of the name of the directory in which models are written before they are put in place."""
 _VERSION = "1"
-_MODELS = Path(__file__).parent / "models"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +86,7 @@ def build_repository(
         _check_replaceable(target)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".longserve-", dir=root) as staging:
+        with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as staging:
             staged = Path(staging)
             _write_encoder(source, name, staged / targets[0].name, chosen)
             if source.manifest.has_tokenizer:
@@ -134,7 +139,7 @@ def _write_model(
 
 def _write_code(target: Path, template: str) -> None:
     version = target / _VERSION
-    shutil.copyfile(_MODELS / template, version / "model.py")
+    shutil.copyfile(CODE / template, version / "model.py")
     copy = version / RUNTIME_PACKAGE
     copy.mkdir()
     for module in sorted(Path(runtime.__file__).parent.glob("*.py")):

@@ -20,6 +20,8 @@ from .warmup import INPUT_IDS, WarmupSample
 
 __all__ = [
     "SCHEMA_PARAMETER",
+    "SEQUENCE_ENDS",
+    "TRITON_TYPES",
     "encoder_config",
     "encoder_name",
     "parse_config",
@@ -30,11 +32,13 @@ __all__ = [
 SCHEMA_PARAMETER = "longserve_schema"
 """Parameter that marks a model as written by longserve."""
 _SCHEMA = "1"
-_SEQUENCE_ENDS = "sequence_ends"
+SEQUENCE_ENDS = "sequence_ends"
+"""The packed graph's input that says where each sequence ends."""
 _TOKEN_TYPE_IDS = "token_type_ids"
 _HEADER = "# Written by `longserve repo`; build it again instead of editing it.\n"
 _MICROSECONDS = 1_000_000
-_NUMPY_TO_TRITON = {"int64": triton.TYPE_INT64, "int32": triton.TYPE_INT32, "float32": triton.TYPE_FP32}
+TRITON_TYPES = {"int64": triton.TYPE_INT64, "int32": triton.TYPE_INT32, "float32": triton.TYPE_FP32}
+"""A manifest's element type to Triton's."""
 
 
 def encoder_name(name: str) -> str:
@@ -61,7 +65,7 @@ def encoder_config(
     config = _base(encoder_name(name), options.backend, options, options.encoder_queue_timeout)
     graph = manifest.graph(Layout.PACKED)
     for tensor in graph.inputs:
-        if tensor.name == _SEQUENCE_ENDS:
+        if tensor.name == SEQUENCE_ENDS:
             continue
         config.input.add(
             name=tensor.name,
@@ -171,7 +175,7 @@ def _use_onnxruntime(config: Any, manifest: Manifest, options: RepositoryOptions
     config.default_model_filename = manifest.graph(Layout.PACKED).file
     config.batch_input.add(
         kind=triton.BatchInput.BATCH_ACCUMULATED_ELEMENT_COUNT,
-        target_name=[_SEQUENCE_ENDS],
+        target_name=[SEQUENCE_ENDS],
         data_type=triton.TYPE_INT32,
         source_input=[INPUT_IDS],
     )
@@ -227,6 +231,6 @@ def _add_warmup(config: Any, sample: WarmupSample) -> None:
 
 
 def _triton_type(dtype: str) -> int:
-    if dtype not in _NUMPY_TO_TRITON:
+    if dtype not in TRITON_TYPES:
         raise RepositoryError(f"the graph has a tensor of type {dtype}, which a Longformer's has not")
-    return int(_NUMPY_TO_TRITON[dtype])
+    return int(TRITON_TYPES[dtype])

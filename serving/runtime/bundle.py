@@ -76,6 +76,16 @@ class Bundle:
         """SHA-256 of the manifest, which holds the hash of every other file: the bundle's identity."""
         return file_sha256(self.path / MANIFEST_NAME)
 
+    def described(self) -> dict[str, str]:
+        """Return what tells this bundle from others, as labels of a metric: the fingerprint's first twelve
+        digits (`bundle`), `task`, `precision` and `validated`."""
+        return {
+            "bundle": self.fingerprint[:12],
+            "task": self.manifest.task.value,
+            "precision": self.manifest.precision.value,
+            "validated": "true" if self.manifest.validated else "false",
+        }
+
     def model_path(self, layout: Layout) -> Path:
         """Return the path of the ONNX file of that layout."""
         return self.path / self.manifest.graph(layout).file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from .bundle import Bundle
 from .engine_settings import CPU_PROVIDER, Arrays, EngineName, EngineSettings, InferencePrecision
 from .manifest import Layout, Manifest
+from .observation import UNOBSERVED, EncoderRun, RunObserver
 from .onnxruntime_engine import OnnxRuntimeEngine
 from .openvino_engine import OpenVinoEngine
 from .packing import EncoderOutput, EncoderSequence, pack, unpack
@@ -48,15 +50,33 @@ class Engine(Protocol):
         ...
 
 
-def encode(engine: Engine, sequences: Sequence[EncoderSequence], manifest: Manifest) -> list[EncoderOutput]:
+def encode(
+    engine: Engine,
+    sequences: Sequence[EncoderSequence],
+    manifest: Manifest,
+    observer: RunObserver = UNOBSERVED,
+) -> list[EncoderOutput]:
     """Run sequences of mixed length in one packed run.
 
     Raises:
         InvalidInput: a sequence is unfit for the model.
         EngineError: the run failed.
     """
-    outputs = engine.run(pack(sequences, manifest))
-    return unpack(outputs, [s.input_ids.size for s in sequences], manifest.task)
+    feeds = pack(sequences, manifest)
+    lengths = [sequence.input_ids.size for sequence in sequences]
+    started = time.perf_counter()
+    outputs = engine.run(feeds)
+    seconds = time.perf_counter() - started
+    results = unpack(outputs, lengths, manifest.task)
+    observer.ran(
+        EncoderRun(
+            sequences=len(sequences),
+            tokens=sum(lengths),
+            positions=feeds["input_ids"].size,
+            seconds=seconds,
+        )
+    )
+    return results
 
 
 def open_engine(model: str | Path, settings: EngineSettings | None = None) -> Engine:

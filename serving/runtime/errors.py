@@ -26,6 +26,8 @@ Every message names what was wrong, the value seen, and what to do.
 
 from __future__ import annotations
 
+from enum import Enum
+
 __all__ = [
     "AccessDenied",
     "BundleError",
@@ -39,6 +41,7 @@ __all__ = [
     "ModelNotFound",
     "Overloaded",
     "PortInUse",
+    "Refusal",
     "RepositoryError",
     "RequestError",
     "ServerError",
@@ -48,6 +51,25 @@ __all__ = [
     "TritonNotFound",
     "UnfitEnvironment",
 ]
+
+
+class Refusal(str, Enum):
+    """What is wrong with an input, for counting: a short name that holds nothing of the input."""
+
+    EMPTY = "empty"
+    """There is no text in it."""
+    NOT_TEXT = "not_text"
+    """It is no UTF-8, or holds what no text holds: NUL, unpaired surrogates, the model's special tokens."""
+    OPTION = "option"
+    """An unknown option, or a value that it does not take."""
+    QUESTION_TOO_LONG = "question_too_long"
+    """The question leaves no room for the context."""
+    TENSOR = "tensor"
+    """A tensor of the wrong type, shape or range."""
+    TOO_LARGE = "too_large"
+    """More bytes than `max_text_bytes`."""
+    TOO_MANY_WINDOWS = "too_many_windows"
+    """More windows than `max_windows`."""
 
 
 class ServingError(Exception):
@@ -82,7 +104,15 @@ class EngineError(ServingError):
 
 
 class InvalidInput(ServingError):
-    """The caller's text, tensor or option cannot be used."""
+    """The caller's text, tensor or option cannot be used.
+
+    Attributes:
+        reason: which kind of input it is.
+    """
+
+    def __init__(self, message: str = "", *, reason: Refusal = Refusal.TENSOR) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class RepositoryError(ServingError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .errors import InvalidInput
+from .errors import InvalidInput, Refusal
 
 __all__ = ["DEFAULT_MAX_TEXT_BYTES", "DEFAULT_MAX_WINDOWS", "TextLimits"]
 
@@ -33,7 +33,9 @@ class TextLimits:
         for name in ("max_text_bytes", "max_windows"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InvalidInput(f"{name} is {value!r}; give a whole number, 1 or more")
+                raise InvalidInput(
+                    f"{name} is {value!r}; give a whole number, 1 or more", reason=Refusal.OPTION
+                )
 
     def check_text(self, text: str, name: str) -> None:
         """Refuse a text that has too many bytes. Anything but a string is left to the tokenizer.
@@ -47,7 +49,8 @@ class TextLimits:
         if size > self.max_text_bytes:
             raise InvalidInput(
                 f"the {name} has {size} bytes in UTF-8, but at most {self.max_text_bytes} are taken "
-                "(max_text_bytes); split it"
+                "(max_text_bytes); split it",
+                reason=Refusal.TOO_LARGE,
             )
 
     def check_windows(self, windows: int, name: str) -> None:
@@ -59,5 +62,6 @@ class TextLimits:
         if windows > self.max_windows:
             raise InvalidInput(
                 f"the {name} needs {windows} windows, but at most {self.max_windows} are taken "
-                "(max_windows); split it, or give a smaller stride"
+                "(max_windows); split it, or give a smaller stride",
+                reason=Refusal.TOO_MANY_WINDOWS,
             )

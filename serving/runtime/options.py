@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .errors import InvalidInput
+from .errors import InvalidInput, Refusal
 
 __all__ = [
     "APPLICABLE_FUNCTIONS",
@@ -119,7 +119,8 @@ def _from_parameters(
     unknown = sorted(set(parameters) - set(legal))
     if unknown:
         raise InvalidInput(
-            f"unknown parameter {', '.join(map(_shown, unknown))}; this model takes {', '.join(legal)}"
+            f"unknown parameter {', '.join(map(_shown, unknown))}; this model takes {', '.join(legal)}",
+            reason=Refusal.OPTION,
         )
     values: dict[str, Any] = {name: converters[name](value) for name, value in parameters.items()}
     return kind(**values)
@@ -168,19 +169,19 @@ def _check_integer(
         return
     legal = f"{minimum} or more" if maximum is None else f"{minimum} to {maximum}"
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidInput(f"{name} is {_shown(value)}; give a whole number, {legal}")
+        raise InvalidInput(f"{name} is {_shown(value)}; give a whole number, {legal}", reason=Refusal.OPTION)
     if value < minimum or (maximum is not None and value > maximum):
-        raise InvalidInput(f"{name} is {_shown(value)}; give {legal}")
+        raise InvalidInput(f"{name} is {_shown(value)}; give {legal}", reason=Refusal.OPTION)
 
 
 def _check_boolean(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise InvalidInput(f"{name} is {_shown(value)}; give true or false")
+        raise InvalidInput(f"{name} is {_shown(value)}; give true or false", reason=Refusal.OPTION)
 
 
 def _check_choice(name: str, value: object, legal: tuple[str, ...]) -> None:
     if value not in legal:
-        raise InvalidInput(f"{name} is {_shown(value)}; legal: {', '.join(legal)}")
+        raise InvalidInput(f"{name} is {_shown(value)}; legal: {', '.join(legal)}", reason=Refusal.OPTION)
 
 
 def _shown(value: object) -> str:

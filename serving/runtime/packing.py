@@ -213,7 +213,9 @@ def _check_sequences(sequences: Sequence[EncoderSequence], manifest: Manifest) -
         try:
             check_sequence(sequence, manifest)
         except InvalidInput as error:
-            raise InvalidInput(f"sequence {index}: {error}") if len(sequences) > 1 else error from None
+            if len(sequences) == 1:
+                raise
+            raise InvalidInput(f"sequence {index}: {error}", reason=error.reason) from None
 
 
 def _named(sequence: EncoderSequence) -> list[tuple[str, Int64Array]]:

@@ -7,6 +7,7 @@ them encoded, in its own process or by a Triton model, together with those of ot
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,11 +17,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CorruptBundle, EngineError, InvalidInput
+from .errors import CorruptBundle, EngineError, InvalidInput, Refusal
 from .limits import TextLimits
 from .manifest import GlobalAttention, Manifest, Task
+from .observation import UNOBSERVED, TextObserver
 from .options import ClassificationOptions, QuestionAnsweringOptions
-from .packing import EncoderOutput, EncoderSequence, check_sequence
+from .packing import EncoderOutput, EncoderSequence
 from .results import (
     Answer,
     Classification,
@@ -32,7 +34,8 @@ from .results import (
 from .scores import apply_function, combine_windows, default_function
 from .spans import Span, WindowLogits, best_spans, best_spans_of_windows, trimmed_bounds
 from .tokenization import EncodedText, Tokenizer
-from .windows import Window, count_windows, default_stride, plan_windows
+from .window_sequences import extents, plan, sequences_of, token_ids
+from .windows import Window, default_stride
 
 __all__ = [
     "ClassificationPipeline",
@@ -100,50 +103,68 @@ class _Pipeline:
 class ClassificationPipeline(_Pipeline):
     """Text → labels. A sequence is `<s> text </s>`."""
 
-    def prepare(self, text: str, options: ClassificationOptions) -> PreparedText:
+    def prepare(
+        self, text: str, options: ClassificationOptions, observer: TextObserver = UNOBSERVED
+    ) -> PreparedText:
         """Tokenize a text and cut it into as many windows as it needs.
 
         Raises:
             InvalidInput: the text cannot be used, is too large, or the stride leaves no room in a window.
         """
+        started = time.perf_counter()
         self.limits.check_text(text, "text")
         encoded = self.tokenizer.encode(text, "text")
         stride = default_stride(self.manifest.max_length) if options.stride is None else options.stride
-        windows = _plan("text", encoded, self.manifest.max_length - 2, stride, self.limits)
-        head, tail = _ids(self.tokenizer.cls_id), _ids(self.tokenizer.sep_id)
-        sequences = _sequences(head, encoded, tail, windows, self.tokenizer, self.manifest)
+        windows = plan("text", encoded, self.manifest.max_length - 2, stride, self.limits)
+        head, tail = token_ids(self.tokenizer.cls_id), token_ids(self.tokenizer.sep_id)
+        sequences = sequences_of(head, encoded, tail, windows, self.tokenizer, self.manifest)
+        tokens = encoded.ids.size + 2
+        observer.prepared(tokens, len(windows), time.perf_counter() - started)
         return PreparedText(
             sequences=sequences,
-            tokens=encoded.ids.size + 2,
+            tokens=tokens,
             options=options,
             offsets=encoded.offsets,
             windows=windows,
         )
 
-    def finish(self, prepared: PreparedText, outputs: Sequence[EncoderOutput]) -> Classification:
+    def finish(
+        self,
+        prepared: PreparedText,
+        outputs: Sequence[EncoderOutput],
+        observer: TextObserver = UNOBSERVED,
+    ) -> Classification:
         """Make the result from the encoder's outputs, one per sequence.
 
         Raises:
             EngineError: an output has the wrong shape or is not finite.
         """
+        started = time.perf_counter()
         logits, function = self._logits(prepared, outputs)
         scores = combine_windows(logits, function, prepared.options.window_combination)
         ranked = self._ranked(scores, prepared.options.top_k)
         label, score = next(iter(ranked.items()))
+        observer.decoded(time.perf_counter() - started)
         return Classification(label, score, ranked, prepared.tokens, len(prepared.sequences))
 
     def finish_windows(
-        self, prepared: PreparedText, outputs: Sequence[EncoderOutput]
+        self,
+        prepared: PreparedText,
+        outputs: Sequence[EncoderOutput],
+        observer: TextObserver = UNOBSERVED,
     ) -> WindowedClassification:
         """As `finish`, with what each window gave alone."""
+        started = time.perf_counter()
         logits, function = self._logits(prepared, outputs)
         windows = []
-        extents = _extents(prepared.windows, prepared.offsets)
-        for (start, end, tokens), scores in zip(extents, apply_function(logits, function), strict=True):
+        places = extents(prepared.windows, prepared.offsets)
+        for (start, end, tokens), scores in zip(places, apply_function(logits, function), strict=True):
             ranked = self._ranked(scores, prepared.options.top_k)
             label, score = next(iter(ranked.items()))
             windows.append(WindowClassification(start, end, tokens, label, score, ranked))
-        return WindowedClassification(self.finish(prepared, outputs), tuple(windows))
+        combined = self.finish(prepared, outputs)
+        observer.decoded(time.perf_counter() - started)
+        return WindowedClassification(combined, tuple(windows))
 
     def _logits(self, prepared: PreparedText, outputs: Sequence[EncoderOutput]) -> tuple[Float32Array, str]:
         """The windows' logits `[windows, labels]`, and the function that makes scores of them."""
@@ -161,13 +182,20 @@ class ClassificationPipeline(_Pipeline):
 class QuestionAnsweringPipeline(_Pipeline):
     """Question and context → answers. A sequence is `<s> question </s></s> context </s>`, as in RoBERTa."""
 
-    def prepare(self, question: str, context: str, options: QuestionAnsweringOptions) -> PreparedQuestion:
+    def prepare(
+        self,
+        question: str,
+        context: str,
+        options: QuestionAnsweringOptions,
+        observer: TextObserver = UNOBSERVED,
+    ) -> PreparedQuestion:
         """Tokenize question and context and cut the context into as many windows as it needs.
 
         Raises:
             InvalidInput: a text cannot be used or is too large, or the question leaves too little room for
                 the context.
         """
+        started = time.perf_counter()
         self.limits.check_text(question, "question")
         self.limits.check_text(context, "context")
         asked = self.tokenizer.encode(question, "question")
@@ -177,19 +205,22 @@ class QuestionAnsweringPipeline(_Pipeline):
         if capacity < 1:
             raise InvalidInput(
                 f"the question has {asked.ids.size} tokens, which leaves no room for the context: the model "
-                f"takes {self.manifest.max_length} tokens, 4 special ones included; shorten the question"
+                f"takes {self.manifest.max_length} tokens, 4 special ones included; shorten the question",
+                reason=Refusal.QUESTION_TOO_LONG,
             )
         stride = options.stride
         if stride is None:
             uncut = min(options.max_answer_tokens, capacity // 2)
             stride = max(default_stride(self.manifest.max_length), uncut)
-        windows = _plan("context", encoded, capacity, stride, self.limits, asked)
+        windows = plan("context", encoded, capacity, stride, self.limits, asked)
         cls_id, sep_id = self.tokenizer.cls_id, self.tokenizer.sep_id
-        head = np.concatenate([_ids(cls_id), asked.ids, _ids(sep_id, sep_id)])
-        sequences = _sequences(head, encoded, _ids(sep_id), windows, self.tokenizer, self.manifest)
+        head = np.concatenate([token_ids(cls_id), asked.ids, token_ids(sep_id, sep_id)])
+        sequences = sequences_of(head, encoded, token_ids(sep_id), windows, self.tokenizer, self.manifest)
+        tokens = asked.ids.size + encoded.ids.size + 4
+        observer.prepared(tokens, len(windows), time.perf_counter() - started)
         return PreparedQuestion(
             sequences=sequences,
-            tokens=asked.ids.size + encoded.ids.size + 4,
+            tokens=tokens,
             options=options,
             context=context,
             offsets=encoded.offsets,
@@ -197,12 +228,18 @@ class QuestionAnsweringPipeline(_Pipeline):
             prefix=head.size,
         )
 
-    def finish(self, prepared: PreparedQuestion, outputs: Sequence[EncoderOutput]) -> tuple[Answer, ...]:
+    def finish(
+        self,
+        prepared: PreparedQuestion,
+        outputs: Sequence[EncoderOutput],
+        observer: TextObserver = UNOBSERVED,
+    ) -> tuple[Answer, ...]:
         """Make the answers from the encoder's outputs, one per sequence.
 
         Raises:
             EngineError: an output has the wrong shape or is not finite.
         """
+        started = time.perf_counter()
         spans = best_spans(
             self._logits(prepared, outputs),
             trimmed_bounds(prepared.context, prepared.offsets),
@@ -210,22 +247,32 @@ class QuestionAnsweringPipeline(_Pipeline):
             max_answer_tokens=prepared.options.max_answer_tokens,
             handle_impossible_answer=prepared.options.handle_impossible_answer,
         )
-        return _answers(prepared, spans)
+        answers = _answers(prepared, spans)
+        observer.decoded(time.perf_counter() - started)
+        return answers
 
-    def finish_windows(self, prepared: PreparedQuestion, outputs: Sequence[EncoderOutput]) -> WindowedAnswers:
+    def finish_windows(
+        self,
+        prepared: PreparedQuestion,
+        outputs: Sequence[EncoderOutput],
+        observer: TextObserver = UNOBSERVED,
+    ) -> WindowedAnswers:
         """As `finish`, with the best answers of each window, "no answer" not among them."""
+        started = time.perf_counter()
         spans = best_spans_of_windows(
             self._logits(prepared, outputs),
             trimmed_bounds(prepared.context, prepared.offsets),
             top_k=prepared.options.top_k,
             max_answer_tokens=prepared.options.max_answer_tokens,
         )
-        extents = _extents(prepared.windows, prepared.offsets)
+        places = extents(prepared.windows, prepared.offsets)
         windows = tuple(
             WindowAnswers(start, end, tokens, _answers(prepared, found))
-            for (start, end, tokens), found in zip(extents, spans, strict=True)
+            for (start, end, tokens), found in zip(places, spans, strict=True)
         )
-        return WindowedAnswers(self.finish(prepared, outputs), windows)
+        combined = self.finish(prepared, outputs)
+        observer.decoded(time.perf_counter() - started)
+        return WindowedAnswers(combined, windows)
 
     def _logits(self, prepared: PreparedQuestion, outputs: Sequence[EncoderOutput]) -> list[WindowLogits]:
         """The logits of each window's context tokens."""
@@ -258,7 +305,8 @@ class QuestionAnsweringPipeline(_Pipeline):
             raise InvalidInput(
                 f"the question has {asked.ids.size} tokens, but this bundle takes at most {capacity - 1} "
                 f"(it was exported with {capacity} global tokens); shorten it, or export with a larger "
-                "--max-global-tokens"
+                "--max-global-tokens",
+                reason=Refusal.QUESTION_TOO_LONG,
             )
 
 
@@ -325,64 +373,6 @@ def _answers(prepared: PreparedQuestion, spans: Sequence[Span]) -> tuple[Answer,
         )
         for span in spans
     )
-
-
-def _extents(windows: Sequence[Window], offsets: Int64Array) -> list[tuple[int, int, int]]:
-    """First character, one after the last, and number of tokens of each window."""
-    return [(int(offsets[w.start, 0]), int(offsets[w.end - 1, 1]), w.size) for w in windows]
-
-
-def _plan(
-    name: str,
-    encoded: EncodedText,
-    capacity: int,
-    stride: int,
-    limits: TextLimits,
-    question: EncodedText | None = None,
-) -> tuple[Window, ...]:
-    """Plan the windows of a text, with the caller's words in the error."""
-    if encoded.ids.size > capacity and capacity <= stride:
-        because = "" if question is None else f" beside a question of {question.ids.size} tokens"
-        remedy = "a smaller stride" if question is None else "a shorter question or a smaller stride"
-        raise InvalidInput(
-            f"the {name} has {encoded.ids.size} tokens, of which one window has room for {max(capacity, 0)}"
-            f"{because}, but neighbouring windows share {stride} (stride); give {remedy}"
-        )
-    limits.check_windows(count_windows(encoded.ids.size, capacity, stride), name)
-    return plan_windows(encoded.ids.size, capacity, stride)
-
-
-def _sequences(
-    head: Int64Array,
-    encoded: EncodedText,
-    tail: Int64Array,
-    windows: Sequence[Window],
-    tokenizer: Tokenizer,
-    manifest: Manifest,
-) -> tuple[EncoderSequence, ...]:
-    made = []
-    for window in windows:
-        ids = np.concatenate([head, encoded.ids[window.start : window.end], tail])
-        mask = _global_attention_mask(ids, manifest.global_attention, tokenizer.sep_id)
-        sequence = EncoderSequence(input_ids=ids, global_attention_mask=mask)
-        check_sequence(sequence, manifest)
-        made.append(sequence)
-    return tuple(made)
-
-
-def _global_attention_mask(ids: Int64Array, convention: GlobalAttention, sep_id: int) -> Int64Array:
-    """Mark the global tokens of one sequence, as `_compute_global_attention_mask` and the classifier do in
-    `transformers/models/longformer/modeling_longformer.py`."""
-    mask = np.zeros_like(ids)
-    if convention is GlobalAttention.QUESTION:
-        mask[: int((ids == sep_id).argmax())] = 1
-    else:
-        mask[0] = 1
-    return mask
-
-
-def _ids(*values: int) -> Int64Array:
-    return np.array(values, dtype=np.int64)
 
 
 def _check_count(sequences: Sequence[EncoderSequence], outputs: Sequence[EncoderOutput]) -> None:

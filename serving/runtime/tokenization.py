@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CorruptBundle, EngineError, InvalidInput
+from .errors import CorruptBundle, EngineError, InvalidInput, Refusal
 from .manifest import Manifest
 
 __all__ = ["EncodedText", "Tokenizer"]
@@ -77,12 +77,16 @@ class Tokenizer:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         ids = np.array(encoding.ids, dtype=np.int64)
         if ids.size == 0:
-            raise InvalidInput(f"the {name} has no token in the model's vocabulary; give another text")
+            raise InvalidInput(
+                f"the {name} has no token in the model's vocabulary; give another text",
+                reason=Refusal.NOT_TEXT,
+            )
         forged = np.isin(ids, self._structural)
         if forged.any():
             token = encoding.tokens[int(forged.argmax())]
             raise InvalidInput(
-                f"the {name} contains {token!r}, which this tokenizer reads as a special token; remove it"
+                f"the {name} contains {token!r}, which this tokenizer reads as a special token; remove it",
+                reason=Refusal.NOT_TEXT,
             )
         return EncodedText(ids, np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2))
 
@@ -108,18 +112,25 @@ def _load(path: Path) -> Any:
 
 def _check_text(text: str, name: str) -> None:
     if not isinstance(text, str):
-        raise InvalidInput(f"the {name} is of type {type(text).__name__}; give a string")
+        raise InvalidInput(
+            f"the {name} is of type {type(text).__name__}; give a string", reason=Refusal.NOT_TEXT
+        )
     if not text:
-        raise InvalidInput(f"the {name} is empty; give at least one character")
+        raise InvalidInput(f"the {name} is empty; give at least one character", reason=Refusal.EMPTY)
     if text.isspace():
-        raise InvalidInput(f"the {name} is only whitespace ({len(text)} characters); give some text")
+        raise InvalidInput(
+            f"the {name} is only whitespace ({len(text)} characters); give some text", reason=Refusal.EMPTY
+        )
     position = text.find("\0")
     if position >= 0:
-        raise InvalidInput(f"the {name} has a NUL character at index {position}; remove it")
+        raise InvalidInput(
+            f"the {name} has a NUL character at index {position}; remove it", reason=Refusal.NOT_TEXT
+        )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InvalidInput(
             f"the {name} has an unpaired surrogate (U+{ord(text[error.start]):04X}) at index {error.start}, "
-            "which is no character; decode the text properly"
+            "which is no character; decode the text properly",
+            reason=Refusal.NOT_TEXT,
         ) from None

@@ -20,6 +20,7 @@ from longserve_runtime.cores import available_cores
 from longserve_runtime.engine import EngineSettings, encode, open_packed_engine
 from longserve_runtime.errors import EngineError, InvalidInput
 from longserve_runtime.manifest import Layout, Manifest
+from longserve_runtime.metrics import EncoderMetrics
 from longserve_runtime.packing import EncoderOutput, EncoderSequence, check_sequence
 from longserve_runtime.runs import plan_runs
 
@@ -49,6 +50,11 @@ class TritonPythonModel:
         instances = sum(group["count"] for group in config["instance_group"])
         threads = int(parameters["threads"]) or max(1, available_cores() // instances)
         self._engine = open_packed_engine(bundle, EngineSettings(threads=threads))
+        self._metrics = EncoderMetrics(
+            pb_utils.MetricFamily,
+            {"model": args["model_name"], "version": args["model_version"]},
+            {**bundle.described(), "engine": self._engine.runs_on},
+        )
         name = args["model_instance_name"]
         pb_utils.Logger.log_info(
             f"{name}: bundle {bundle.fingerprint[:12]} ({self._manifest.precision.value}) on "
@@ -73,7 +79,8 @@ class TritonPythonModel:
         if not members:
             return
         try:
-            outputs = encode(self._engine, [item.sequences[index] for item, index in members], self._manifest)
+            sequences = [item.sequences[index] for item, index in members]
+            outputs = encode(self._engine, sequences, self._manifest, self._metrics)
         except EngineError as error:
             pb_utils.Logger.log_error(f"a run of {len(members)} sequences failed: {error}")
             for item, _ in members:
@@ -112,7 +119,7 @@ def _sequences(request: Any, manifest: Manifest) -> list[EncoderSequence]:
         except InvalidInput as error:
             if rows["input_ids"].shape[0] == 1:
                 raise
-            raise InvalidInput(f"row {index}: {error}") from None
+            raise InvalidInput(f"row {index}: {error}", reason=error.reason) from None
         sequences.append(sequence)
     return sequences
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,16 +19,19 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from longserve_runtime.bundle import Bundle
-from longserve_runtime.errors import EngineError, InvalidInput, ServingError
+from longserve_runtime.errors import EngineError, InvalidInput, Refusal, ServingError
 from longserve_runtime.limits import TextLimits
+from longserve_runtime.metrics import TextMetrics
 from longserve_runtime.options import ClassificationOptions, QuestionAnsweringOptions
 from longserve_runtime.packing import EncoderOutput, EncoderSequence
 from longserve_runtime.pipeline import ClassificationPipeline, QuestionAnsweringPipeline, make_pipeline
+from longserve_runtime.request_record import LOG_REQUESTS, Failure, Outcome, RequestRecord
 from longserve_runtime.results import Answer, Classification, WindowAnswers, WindowClassification
 
 _TOKENIZER = "tokenizer.json"
+_QUEUE_FULL = "Exceeds maximum queue size"
 _UNAVAILABLE = (
-    "Exceeds maximum queue size",
+    _QUEUE_FULL,
     "Server is stopping",
     "Server not ready",
     "is not ready",
@@ -46,6 +51,7 @@ class _EncoderRefused(ServingError):
         super().__init__(message)
         refused = any(phrase in message for phrase in _UNAVAILABLE)
         self.code = pb_utils.TritonError.UNAVAILABLE if refused else error.code()
+        self.overloaded = _QUEUE_FULL in message
 
 
 class TritonPythonModel:
@@ -69,6 +75,13 @@ class TritonPythonModel:
         else:
             self._pipeline.prepare(_SAMPLE, ClassificationOptions())
             self._outputs = ["logits"]
+        self._name, self._version = args["model_name"], args["model_version"]
+        self._log_requests = os.environ.get(LOG_REQUESTS) == "1"
+        self._metrics = TextMetrics(
+            pb_utils.MetricFamily,
+            {"model": self._name, "version": self._version},
+            bundle.described(),
+        )
 
     def finalize(self) -> None:
         """Let go of the threads."""
@@ -76,66 +89,99 @@ class TritonPythonModel:
 
     async def execute(self, requests: list[Any]) -> list[Any]:
         """Answer all requests; a bad one gets its error and does not touch the others."""
+        records = [RequestRecord(request.request_id()) for request in requests]
         responses = await asyncio.gather(
-            *(self._respond(request) for request in requests), return_exceptions=True
+            *(self._respond(request, record) for request, record in zip(requests, records, strict=True)),
+            return_exceptions=True,
         )
-        return [_defect(item) if isinstance(item, BaseException) else item for item in responses]
+        for record in records:
+            self._report(record)
+        return [
+            _defect(item, record) if isinstance(item, BaseException) else item
+            for item, record in zip(responses, records, strict=True)
+        ]
 
-    async def _respond(self, request: Any) -> Any:
+    async def _respond(self, request: Any, record: RequestRecord) -> Any:
         try:
-            return pb_utils.InferenceResponse(output_tensors=await self._answer(request))
+            response = pb_utils.InferenceResponse(output_tensors=await self._answer(request, record))
+            record.end(Outcome.ANSWERED)
+            return response
         except InvalidInput as error:
+            record.end(Outcome.REFUSED, error.reason)
             failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
         except _EncoderRefused as error:
+            if error.overloaded:
+                record.end(Outcome.OVERLOADED)
+            else:
+                record.end(Outcome.FAILED, Failure.ENCODER)
             failure = pb_utils.TritonError(f"{self._encoder}: {error}", error.code)
         except EngineError as error:
+            record.end(Outcome.FAILED, Failure.RESULT)
             pb_utils.Logger.log_error(f"{self._encoder}: {error}")
             failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INTERNAL)
+        finally:
+            record.stop()
         return pb_utils.InferenceResponse(error=failure)
 
-    async def _answer(self, request: Any) -> list[Any]:
-        if isinstance(self._pipeline, QuestionAnsweringPipeline):
-            return await self._answer_questions(self._pipeline, request)
-        return await self._classify(self._pipeline, request)
+    def _report(self, record: RequestRecord) -> None:
+        self._metrics.count(record)
+        if self._log_requests:
+            pb_utils.Logger.log_info(record.to_json(self._name, self._version))
 
-    async def _classify(self, pipeline: ClassificationPipeline, request: Any) -> list[Any]:
+    async def _answer(self, request: Any, record: RequestRecord) -> list[Any]:
+        if isinstance(self._pipeline, QuestionAnsweringPipeline):
+            return await self._answer_questions(self._pipeline, request, record)
+        return await self._classify(self._pipeline, request, record)
+
+    async def _classify(
+        self, pipeline: ClassificationPipeline, request: Any, record: RequestRecord
+    ) -> list[Any]:
         options = ClassificationOptions.from_parameters(_parameters(request))
         texts = _texts(request, "TEXT")
-        prepared = [_in_row(i, texts, pipeline.prepare, text, options) for i, text in enumerate(texts)]
-        encoded = await asyncio.gather(*(self._encode(item.sequences) for item in prepared))
+        prepared = [
+            _in_row(i, texts, pipeline.prepare, text, options, record) for i, text in enumerate(texts)
+        ]
+        encoded = await asyncio.gather(*(self._encode(item.sequences, record) for item in prepared))
         rows = list(zip(prepared, encoded, strict=True))
         if not options.window_results:
-            return _classification_tensors([pipeline.finish(item, outputs) for item, outputs in rows])
-        results = [pipeline.finish_windows(item, outputs) for item, outputs in rows]
+            return _classification_tensors([pipeline.finish(item, outputs, record) for item, outputs in rows])
+        results = [pipeline.finish_windows(item, outputs, record) for item, outputs in rows]
         tensors = _classification_tensors([result.combined for result in results])
         return [*tensors, _window_tensor([result.windows for result in results])]
 
-    async def _answer_questions(self, pipeline: QuestionAnsweringPipeline, request: Any) -> list[Any]:
+    async def _answer_questions(
+        self, pipeline: QuestionAnsweringPipeline, request: Any, record: RequestRecord
+    ) -> list[Any]:
         options = QuestionAnsweringOptions.from_parameters(_parameters(request))
         questions, contexts = _texts(request, "QUESTION"), _texts(request, "CONTEXT")
         prepared = [
-            _in_row(i, questions, pipeline.prepare, question, context, options)
+            _in_row(i, questions, pipeline.prepare, question, context, options, record)
             for i, (question, context) in enumerate(zip(questions, contexts, strict=True))
         ]
-        encoded = await asyncio.gather(*(self._encode(item.sequences) for item in prepared))
+        encoded = await asyncio.gather(*(self._encode(item.sequences, record) for item in prepared))
         rows = list(zip(prepared, encoded, strict=True))
         counts = [(item.tokens, len(item.sequences)) for item in prepared]
         if not options.window_results:
-            return _answer_tensors([pipeline.finish(item, outputs) for item, outputs in rows], counts)
-        results = [pipeline.finish_windows(item, outputs) for item, outputs in rows]
+            return _answer_tensors([pipeline.finish(item, outputs, record) for item, outputs in rows], counts)
+        results = [pipeline.finish_windows(item, outputs, record) for item, outputs in rows]
         tensors = _answer_tensors([result.combined for result in results], counts)
         return [*tensors, _window_tensor([result.windows for result in results])]
 
-    async def _encode(self, sequences: Sequence[EncoderSequence]) -> list[EncoderOutput]:
+    async def _encode(
+        self, sequences: Sequence[EncoderSequence], record: RequestRecord
+    ) -> list[EncoderOutput]:
+        started = time.perf_counter()
         loop = asyncio.get_running_loop()
         # `exec` waits in a thread of ours. (`async_exec` would use the loop's default threads: cores + 4.)
         calls = [loop.run_in_executor(self._executor, self._encode_one, sequence) for sequence in sequences]
         try:
-            return list(await asyncio.gather(*calls))
+            outputs = list(await asyncio.gather(*calls))
         except BaseException:
             for call in calls:
                 call.cancel()
             raise
+        record.encoded(time.perf_counter() - started)
+        return outputs
 
     def _encode_one(self, sequence: EncoderSequence) -> EncoderOutput:
         inputs = [
@@ -160,11 +206,11 @@ class TritonPythonModel:
         return EncoderOutput(**arrays)
 
 
-def _defect(error: BaseException) -> Any:
+def _defect(error: BaseException, record: RequestRecord) -> Any:
     """Answer a request that met a defect. Its message may hold user text, so only the place is logged."""
     where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
     kind = type(error).__name__
-    pb_utils.Logger.log_error(f"unexpected {kind}:\n{where}")
+    pb_utils.Logger.log_error(f"unexpected {kind} in request {record.shown_id!r}:\n{where}")
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"unexpected {kind}; see the server's log"))
 
 
@@ -188,7 +234,8 @@ def _texts(request: Any, name: str) -> list[str]:
         except UnicodeDecodeError as error:
             row = f" in row {index}" if len(elements) > 1 else ""
             raise InvalidInput(
-                f"{name}{row} is not UTF-8: {error.reason} at byte {error.start}; encode the text as UTF-8"
+                f"{name}{row} is not UTF-8: {error.reason} at byte {error.start}; encode the text as UTF-8",
+                reason=Refusal.NOT_TEXT,
             ) from None
     return texts
 
@@ -200,7 +247,7 @@ def _in_row(index: int, rows: Sequence[str], prepare: Any, *arguments: Any) -> A
     except InvalidInput as error:
         if len(rows) == 1:
             raise
-        raise InvalidInput(f"row {index}: {error}") from None
+        raise InvalidInput(f"row {index}: {error}", reason=error.reason) from None
 
 
 def _classification_tensors(results: Sequence[Classification]) -> list[Any]:

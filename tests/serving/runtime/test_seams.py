@@ -219,7 +219,7 @@ class TestLimits:
             manifest, Tokenizer(tokenizer_path, manifest), TextLimits(max_windows=3)
         )
         assert len(reader.prepare(QUESTION, FILLER * 5, QuestionAnsweringOptions()).windows) <= 3
-        monkeypatch.setattr("longserve.serving.runtime.pipeline.plan_windows", None)
+        monkeypatch.setattr("longserve.serving.runtime.window_sequences.plan_windows", None)
         with pytest.raises(InvalidInput, match=r"the context needs [0-9]+ windows, but at most 3 "):
             reader.prepare(QUESTION, FILLER * 30, QuestionAnsweringOptions())
 

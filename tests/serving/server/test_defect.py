@@ -16,10 +16,10 @@ DEFECT = """
 _finish = ClassificationPipeline.finish
 
 
-def _failing(self, prepared, outputs):
+def _failing(self, prepared, outputs, observer):
     if prepared.tokens > 40:
         raise RuntimeError("the text was: " + "terces"[::-1])
-    return _finish(self, prepared, outputs)
+    return _finish(self, prepared, outputs, observer)
 
 
 ClassificationPipeline.finish = _failing
