@@ -131,9 +131,35 @@ def repo_command(
 @click.command("serve")
 @click.argument("repository", type=click.Path(path_type=Path), default=_DEFAULT_REPOSITORY)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--public", is_flag=True, help="Let --host be an address that other machines reach.")
 @click.option("--http-port", type=int, default=8000, show_default=True, help="0 picks a free one.")
 @click.option("--grpc-port", type=int, default=8001, show_default=True, help="0 picks a free one.")
 @click.option("--metrics-port", type=int, default=8002, show_default=True, help="0 picks a free one.")
+@click.option(
+    "--admin-key-file",
+    type=click.Path(path_type=Path),
+    help="File whose first line is the key to the administrative APIs.  [default: closed to everybody]",
+)
+@click.option(
+    "--open-model-config",
+    is_flag=True,
+    help="With --public too, let everybody read the models' configurations (labels, limits).",
+)
+@click.option(
+    "--max-request-bytes",
+    type=click.IntRange(min=1),
+    default=16 << 20,
+    show_default=True,
+    help="Largest body of an HTTP request.",
+)
+@click.option("--keep-going", is_flag=True, help="Serve the models that load although another does not load.")
+@click.option(
+    "--restarts",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="Times within ten minutes that Triton is started anew when it, or a model's process, has ended.",
+)
 @click.option(
     "--ready-timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -153,9 +179,15 @@ def repo_command(
 def serve_command(
     repository: Path,
     host: str,
+    public: bool,
     http_port: int,
     grpc_port: int,
     metrics_port: int,
+    admin_key_file: Path | None,
+    open_model_config: bool,
+    max_request_bytes: int,
+    keep_going: bool,
+    restarts: int,
     ready_timeout: float,
     grace: float,
     as_json: bool,
@@ -163,15 +195,32 @@ def serve_command(
 ) -> None:
     """Serve the models of REPOSITORY with Triton until SIGTERM or Ctrl-C.
 
-    The URLs are printed when every model is ready. Triton's warnings and errors go to stderr.
+    The URLs are printed when every model is ready. Triton's warnings and errors go to stderr, and nothing of
+    a request. docs/security.md says what is open to whom.
     """
+    from ..runtime.errors import ServerError
+    from ..server.access import AccessPolicy, Api, check_host, closed_apis, read_admin_key
+    from ..server.gateway import GatewayLimits
     from ..server.ports import Ports
     from ..server.process import TritonServer
+    from ..server.supervisor import Supervisor
 
+    try:
+        check_host(host, public=public)
+    except ServerError as error:
+        raise click.UsageError(str(error)) from error
+    closed = closed_apis(public=public) - ({Api.MODEL_CONFIG} if open_model_config else frozenset())
+    access = AccessPolicy(closed=closed)
+    if admin_key_file is not None:
+        access = AccessPolicy(closed=closed, key=read_admin_key(admin_key_file))
     server = TritonServer(
         repository,
         host=host,
+        public=public,
         ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port),
+        access=access,
+        limits=GatewayLimits(max_request_bytes=max_request_bytes),
+        keep_going=keep_going,
         log=sys.stderr,
         verbose=verbose,
         ready_timeout=ready_timeout,
@@ -180,11 +229,14 @@ def serve_command(
     click.echo(f"starting Triton on {repository}", err=True)
     try:
         with _stop_on_signals(), server:
-            urls = {**asdict(server.urls), "models": _model_names(repository)}
+            failed = server.failed_models() if keep_going else {}
+            for name, reason in failed.items():
+                click.echo(f"{name} does not load and is not served: {reason}", err=True)
+            models = [name for name in _model_names(repository) if name not in failed]
+            urls = {**asdict(server.urls), "models": models}
             click.echo(json.dumps(urls) if as_json else _table(urls))
             sys.stdout.flush()
-            server.wait()
-            raise server.failure()
+            Supervisor(server, lambda line: click.echo(line, err=True), restarts=restarts).watch()
     except _StopRequested as stop:
         click.echo(f"stopped by {stop.name}", err=True)
 

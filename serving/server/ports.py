@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from ..runtime.errors import PortInUse, UnfitEnvironment
 
-__all__ = ["Ports"]
+__all__ = ["LOOPBACK", "Ports"]
+
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,14 @@ class Ports:
                 "with --http-port, --grpc-port and --metrics-port (0 picks a free one)"
             )
         return Ports(**found)
+
+    def spare(self) -> int:
+        """Return a free loopback port that is none of these."""
+        while True:
+            with _bound(LOOPBACK, 0) as listener:
+                port = int(listener.getsockname()[1])
+            if port not in dict(self.items()).values():
+                return port
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
 from ..runtime.errors import PortInUse, RepositoryError, ServerError, ServerFailed
+from .access import AccessPolicy, Api, check_host, closed_apis
+from .children import end_with_parent, how_it_ended, kill_group
 from .environment import prepare_environment
+from .gateway import Gateway, GatewayLimits, Upstream
 from .installation import TritonInstallation, find_triton
 from .log import ServerLog
-from .ports import Ports
+from .ports import LOOPBACK, Ports
+from .stubs import find_stubs, has_ended
 
 __all__ = ["LOOPBACK", "ServerUrls", "TritonServer"]
 
-LOOPBACK = "127.0.0.1"
+_GATEWAY_HEADER = "longserve-gateway"
 _SHARED_MEMORY = Path("/dev/shm")
 _POLL_SECONDS = 0.05
 _KILL_SECONDS = 5.0
@@ -58,7 +60,11 @@ class TritonServer:
         repository: str | Path,
         *,
         host: str = LOOPBACK,
+        public: bool = False,
         ports: Ports | None = None,
+        access: AccessPolicy | None = None,
+        limits: GatewayLimits | None = None,
+        keep_going: bool = False,
         installation: TritonInstallation | None = None,
         log: TextIO | None = None,
         verbose: bool = False,
@@ -70,26 +76,42 @@ class TritonServer:
         Args:
             repository: a Triton model repository.
             host: address to listen on, for all three ports.
+            public: `host` may be an address that other machines reach.
             ports: the ports; 8000, 8001 and 8002 by default.
+            access: what is closed to those without the key; by default what `closed_apis` says.
+            limits: what the HTTP port takes.
+            keep_going: serve the models that load although another does not. The server then says that it is
+                not ready, and each model for itself.
             installation: the Triton to use; by default the one that `find_triton` finds.
             log: where Triton's warnings and errors go; None drops them.
             verbose: pass on everything that Triton logs.
             ready_timeout: seconds that the models may take to load.
             grace: seconds that requests under way may take at a stop before they are cut off.
+
+        Raises:
+            ServerError: `host` is no loopback address, and `public` is False.
         """
+        check_host(host, public=public)
         self._repository = Path(repository)
         self._host = host
         self._wanted = ports or Ports()
+        self._access = access or AccessPolicy(closed=closed_apis(public=public))
+        self._limits = limits or GatewayLimits()
+        self._keep_going = keep_going
         self._installation = installation
         self._log_sink = log
         self._verbose = verbose
         self._ready_timeout = ready_timeout
         self._grace = grace
         self._prefix = f"longserve-{os.getpid()}-{uuid.uuid4().hex[:12]}-"
+        self._gateway_key = secrets.token_urlsafe(32)
+        self._upstream = Upstream(0, {_GATEWAY_HEADER: self._gateway_key})
         self._ports: Ports | None = None
+        self._gateway: Gateway | None = None
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log: ServerLog | None = None
+        self._stubs: dict[int, str] = {}
 
     def __enter__(self) -> TritonServer:
         try:
@@ -136,29 +158,38 @@ class TritonServer:
         if self._process is not None:
             raise ServerError("the server is already running; stop() it first")
         _check_repository(self._repository)
-        installation = self._installation or find_triton()
+        self._installation = self._installation or find_triton()
         self._directory = Path(tempfile.mkdtemp(prefix="longserve-triton-"))
         try:
-            environment = self._environment(installation)
+            environment = self._environment(self._installation)
             self._ports = self._wanted.resolve(self._host)
-            self._process = subprocess.Popen(
-                [str(installation.executable), *self._arguments(installation)],
-                env=environment,
-                cwd=self._directory,  # the stub puts it first on sys.path
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we stop it in order
-                preexec_fn=_end_with_parent(),
-            )
+            self._upstream = replace(self._upstream, port=self._ports.spare())
+            self._gateway = self._open_gateway(self._ports.http)
+            self._launch(environment)
         except BaseException:
+            self._close_gateway()
             self._remove_directory()
             raise
-        assert self._process.stdout is not None
-        self._log = ServerLog(self._process.stdout, self._log_sink, verbose=self._verbose)
+
+    def restart(self) -> None:
+        """Kill what is left of the process and start another on the same ports; wait until it is ready.
+
+        The HTTP port stays open and answers 503 meanwhile. Requests under way fail as unavailable.
+
+        Raises:
+            ServerError: see `start` and `wait_until_ready`.
+        """
+        kill_group(self._running())
+        self._finish_log()
+        self._remove_shared_memory()
+        assert self._directory is not None and self._installation is not None
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir()
+        self._launch(self._environment(self._installation))
+        self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
-        """Wait until every model is loaded and answers.
+        """Wait until every model is loaded and answers; with `keep_going`, until each has loaded or failed.
 
         Raises:
             ServerFailed: Triton ended, a model did not load, or it took longer than `ready_timeout`.
@@ -166,15 +197,31 @@ class TritonServer:
         """
         process = self._running()
         deadline = time.monotonic() + self._ready_timeout
-        while not self._is_ready():
+        # Triton answers nothing, not even that it lives, before it has tried to load every model.
+        path = "/v2/health/live" if self._keep_going else "/v2/health/ready"
+        while self._ask(path) is None:
             if process.poll() is not None:
                 raise self._ended(process.returncode)
             if time.monotonic() > deadline:
                 raise ServerFailed(
                     f"Triton was not ready after {self._ready_timeout:g} s; its last lines:\n"
-                    f"{self._failures()}"
+                    f"{self.last_lines()}"
                 )
             time.sleep(_POLL_SECONDS)
+        self._stubs = find_stubs(process.pid)
+
+    def failed_models(self) -> dict[str, str]:
+        """Name and reason of the models that did not load; only with `keep_going` can there be any."""
+        entries = json.loads(self._ask("/v2/repository/index", b"{}") or b"[]")
+        return {entry["name"]: entry.get("reason", "") for entry in entries if entry.get("state") != "READY"}
+
+    def ailment(self) -> str | None:
+        """What keeps the started server from answering: Triton or a model's process has ended; else None."""
+        status = self._running().poll()
+        if status is not None:
+            return f"Triton ended {how_it_ended(status)}"
+        dead = sorted({model for process, model in self._stubs.items() if has_ended(process)})
+        return f"the process of {', '.join(dead)} ended" if dead else None
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait until the process ends by itself; return its exit status, or None at the timeout."""
@@ -183,9 +230,10 @@ class TritonServer:
         except subprocess.TimeoutExpired:
             return None
 
-    def failure(self) -> ServerError:
-        """The error that says how an ended server ended."""
-        return self._ended(self._running().poll())
+    def last_lines(self) -> str:
+        """What Triton last said that tells of an error."""
+        lines = self._log.failures() if self._log is not None else []
+        return "\n".join(f"  {line}" for line in lines) or "  (none)"
 
     def stop(self) -> None:
         """Stop the server: no new requests, those under way get `grace` seconds, then everything is killed.
@@ -198,40 +246,80 @@ class TritonServer:
                 self._terminate(process)
         finally:  # also when a second signal ends the waiting
             if process is not None:
-                _kill_group(process)
-                if self._log is not None:
-                    self._log.finish(_KILL_SECONDS)
-            for region in _SHARED_MEMORY.glob(f"{self._prefix}*"):
-                region.unlink(missing_ok=True)
+                kill_group(process)
+                self._finish_log()
+            self._close_gateway()
+            self._remove_shared_memory()
             self._remove_directory()
 
     def _terminate(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
             return
+        if self._gateway is not None:
+            self._gateway.begin_stop()
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(self._grace + _KILL_SECONDS)
 
+    def _open_gateway(self, port: int) -> Gateway:
+        gateway = Gateway(
+            host=self._host,
+            port=port,
+            upstream=self._upstream,
+            access=self._access,
+            limits=self._limits,
+            grace=self._grace,
+            log=self._log_sink,
+        )
+        gateway.start()
+        return gateway
+
+    def _close_gateway(self) -> None:
+        gateway, self._gateway = self._gateway, None
+        if gateway is not None:
+            gateway.begin_stop()
+            gateway.join()
+
+    def _launch(self, environment: dict[str, str]) -> None:
+        assert self._installation is not None
+        self._process = subprocess.Popen(
+            [str(self._installation.executable), *self._arguments(self._installation)],
+            env=environment,
+            cwd=self._directory,  # the stub puts it first on sys.path
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we stop it in order
+            preexec_fn=end_with_parent(),
+        )
+        assert self._process.stdout is not None
+        self._log = ServerLog(self._process.stdout, self._log_sink, verbose=self._verbose)
+
     def _environment(self, installation: TritonInstallation) -> dict[str, str]:
-        if installation.wheel is None:
-            return dict(os.environ)
-        assert self._directory is not None
-        return prepare_environment(installation, self._directory)
+        environment = dict(os.environ)
+        if installation.wheel is not None:
+            assert self._directory is not None
+            environment = prepare_environment(installation, self._directory)
+        environment.pop("AIP_MODE", None)  # it would open another port, on every address (Vertex AI)
+        return environment
 
     def _arguments(self, installation: TritonInstallation) -> list[str]:
         assert self._ports is not None and self._directory is not None
+        closed = ",".join(api.value for api in Api)
         arguments = [
             f"--model-repository={self._repository.resolve()}",
             "--model-control-mode=none",
             "--strict-readiness=true",
-            "--exit-on-error=true",
+            f"--exit-on-error={'false' if self._keep_going else 'true'}",
             "--disable-auto-complete-config",
             f"--exit-timeout-secs={max(1, round(self._grace))}",
-            f"--http-address={self._host}",
+            f"--http-address={LOOPBACK}",
+            f"--http-port={self._upstream.port}",
+            f"--http-restricted-api={closed}:{_GATEWAY_HEADER}={self._gateway_key}",
             f"--grpc-address={self._host}",
-            f"--metrics-address={self._host}",
-            f"--http-port={self._ports.http}",
             f"--grpc-port={self._ports.grpc}",
+            *self._access.grpc_arguments(),
+            f"--metrics-address={self._host}",
             f"--metrics-port={self._ports.metrics}",
             f"--backend-config=python,shm-region-prefix-name={self._prefix}",
         ]
@@ -241,34 +329,37 @@ class TritonServer:
             arguments.append("--log-verbose=1")
         return arguments
 
-    def _is_ready(self) -> bool:
+    def _ask(self, path: str, body: bytes | None = None) -> bytes | None:
+        """Ask Triton itself; None unless it answers 200."""
         # Straight to the server: a proxy of the environment has no business between us and it.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        url = f"http://{LOOPBACK}:{self._upstream.port}{path}"
+        request = urllib.request.Request(url, data=body, headers=self._upstream.headers)
         try:
-            with opener.open(f"{self.urls.http}/v2/health/ready", timeout=5.0) as response:
-                return bool(response.status == 200)
+            with opener.open(request, timeout=5.0) as response:
+                return bytes(response.read())
         except (urllib.error.URLError, OSError):
-            return False
+            return None
 
     def _ended(self, status: int | None) -> ServerError:
-        if self._log is not None:
-            self._log.finish(_KILL_SECONDS)
-        failures = self._failures()
+        self._finish_log()
+        failures = self.last_lines()
         if "already in use" in failures:
             return PortInUse(f"Triton could not listen on its ports:\n{failures}")
-        how = f"with exit status {status}"
-        if status is not None and status < 0:
-            how = f"by the signal {signal.Signals(-status).name}"
-        return ServerFailed(f"Triton ended {how}; its last lines:\n{failures}")
-
-    def _failures(self) -> str:
-        lines = self._log.failures() if self._log is not None else []
-        return "\n".join(f"  {line}" for line in lines) or "  (none)"
+        return ServerFailed(f"Triton ended {how_it_ended(status)}; its last lines:\n{failures}")
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise ServerError("the server is not running; call start() first")
         return self._process
+
+    def _finish_log(self) -> None:
+        if self._log is not None:
+            self._log.finish(_KILL_SECONDS)
+
+    def _remove_shared_memory(self) -> None:
+        for region in _SHARED_MEMORY.glob(f"{self._prefix}*"):
+            region.unlink(missing_ok=True)
 
     def _remove_directory(self) -> None:
         if self._directory is not None:
@@ -283,23 +374,3 @@ def _check_repository(repository: Path) -> None:
         raise RepositoryError(
             f"{repository} holds no model; build one with `longserve repo BUNDLE -o {repository}`"
         )
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the server's process group: the server itself or stubs that outlived it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _end_with_parent() -> Callable[[], None] | None:
-    """Return what makes the child get SIGTERM when this process dies without stopping it (SIGKILL).
-
-    Linux sends that signal when the *thread* that started the child ends, so only the main thread may ask
-    for it.
-    """
-    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
-        return None
-    libc = ctypes.CDLL(None)
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG, prctl(2)
-    return lambda: libc.prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)

@@ -95,8 +95,8 @@ def test_serve_works_in_a_bare_environment(repository: Path) -> None:
         assert first_line(process).startswith("http     http://127.0.0.1:")
 
 
-def test_serve_ends_with_1_when_triton_dies(repository: Path) -> None:
-    with serving(repository, "--json") as process:
+def test_serve_ends_with_1_when_triton_dies_and_may_not_be_restarted(repository: Path) -> None:
+    with serving(repository, "--json", "--restarts", "0") as process:
         first_line(process)
         (server,) = children_of(process.pid)
         os.kill(server, signal.SIGKILL)

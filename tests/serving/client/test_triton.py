@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from longserve.serving import (
     ServingError,
 )
 from longserve.serving.server import ServerUrls, TritonServer
+from longserve.serving.server.access import AccessPolicy, Api, closed_apis
 
 from .facade import BlockingAsyncClient
 
@@ -216,36 +218,16 @@ def test_asynchronous_sources_cancelling_and_closing(triton_server: RunningServe
     asyncio.run(use())
 
 
-class RestrictedServer(TritonServer):
-    """A Triton that keeps some protocols for those who send the key."""
-
-    def __init__(self, closed: str, **options: Any) -> None:
-        super().__init__(**options)
-        self._closed = closed
-
-    def _arguments(self, *arguments: Any) -> list[str]:
-        restricted = f"{self._closed}:admin-key=secret"
-        return [
-            *super()._arguments(*arguments),
-            f"--http-restricted-api={restricted}",
-            f"--grpc-restricted-protocol={restricted}",
-        ]
+ADMIN_KEY = "a-key-that-the-tests-know"
 
 
-@pytest.fixture(scope="module")
-def start_restricted(triton_server: RunningServer) -> Callable[[str], RestrictedServer]:
-    def start(closed: str) -> RestrictedServer:
-        return RestrictedServer(
-            closed, repository=triton_server.repository, ports=FREE_PORTS, log=sys.stderr, grace=2.0
-        )
-
-    return start
+def serve_closed(repository: Path, closed: frozenset[Api]) -> TritonServer:
+    access = AccessPolicy(closed=closed, key=ADMIN_KEY)
+    return TritonServer(repository, access=access, ports=FREE_PORTS, log=sys.stderr, grace=2.0)
 
 
-def test_a_server_that_keeps_its_administration_closed(
-    start_restricted: Callable[[str], RestrictedServer],
-) -> None:
-    with start_restricted("model-repository,model-config") as server:
+def test_a_server_that_keeps_its_administration_closed(triton_server: RunningServer) -> None:
+    with serve_closed(triton_server.repository, closed_apis(public=True)) as server:
         for kind, protocol in ENDPOINTS:
             url = url_of(server.urls, protocol)
             with make_client(kind, url) as client:
@@ -255,9 +237,11 @@ def test_a_server_that_keeps_its_administration_closed(
                     with pytest.raises(AccessDenied, match=r"inputs TEXT BYTES \[-1, 1\]; outputs LABEL"):
                         ask()
             header = "admin-key" if protocol == "http" else "triton-grpc-protocol-admin-key"
-            with make_client(kind, url, headers={header: "secret"}) as client:
+            with make_client(kind, url, headers={header: ADMIN_KEY}) as client:
                 assert client.labels() == LABELS and len(client.models()) == 4
-    with start_restricted("model-repository,statistics,inference") as server:
+    with serve_closed(
+        triton_server.repository, frozenset({Api.MODEL_REPOSITORY, Api.STATISTICS, Api.INFERENCE})
+    ) as server:
         for kind, protocol in ENDPOINTS:
             with make_client(kind, url_of(server.urls, protocol)) as client:
                 for ask in (client.models, lambda: client.classify(SHORT)):
