@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..runtime.engine_settings import EngineName, EngineSettings, InferencePrecision
 from ..runtime.errors import InvalidInput
 from ..runtime.results import WindowedAnswers, WindowedClassification
 
@@ -47,6 +48,16 @@ def _shared_options(command: _Command) -> _Command:
         ),
         click.option("--model", help="Name of the server's text model, if it is not the demo's."),
         click.option(
+            "--inference-precision",
+            type=click.Choice([precision.value for precision in InferencePrecision]),
+            help="With --bundle: arithmetic of its float operators; bf16 with openvino.  [default: fp32]",
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice([engine.value for engine in EngineName]),
+            help="With --bundle: what runs it.  [default: onnxruntime]",
+        ),
+        click.option(
             "--bundle", type=click.Path(), help="Run this bundle in-process instead of asking a server."
         ),
         click.option(
@@ -63,6 +74,8 @@ def _shared_options(command: _Command) -> _Command:
 def classify_command(
     url: str | None,
     bundle: str | None,
+    engine: str | None,
+    inference_precision: str | None,
     model: str | None,
     timeout: float | None,
     top_k: int,
@@ -72,7 +85,7 @@ def classify_command(
 ) -> None:
     """Label the text of each FILE (UTF-8; - is standard input)."""
     remote = _remote_options(url, bundle, model, timeout)
-    with _open_client(url, bundle) as client:
+    with _open_client(url, bundle, engine, inference_precision) as client:
 
         def classify(text: str) -> WindowedClassification:
             if by_window:
@@ -114,6 +127,8 @@ def classify_command(
 def ask_command(
     url: str | None,
     bundle: str | None,
+    engine: str | None,
+    inference_precision: str | None,
     model: str | None,
     timeout: float | None,
     top_k: int,
@@ -124,7 +139,7 @@ def ask_command(
 ) -> None:
     """Answer QUESTION from the text of FILE (UTF-8; - is standard input)."""
     remote = _remote_options(url, bundle, model, timeout)
-    with _open_client(url, bundle) as client:
+    with _open_client(url, bundle, engine, inference_precision) as client:
 
         def ask(text: str) -> WindowedAnswers:
             if by_window:
@@ -173,14 +188,28 @@ def _remote_options(
     return {}
 
 
-def _open_client(url: str | None, bundle: str | None) -> Client | LocalClient:
+def _open_client(
+    url: str | None, bundle: str | None, engine: str | None, inference_precision: str | None
+) -> Client | LocalClient:
     if bundle is not None:
         from ..client import LocalClient
 
-        return LocalClient(bundle)
+        return LocalClient(bundle, engine=_engine_settings(engine, inference_precision))
+    for name, value in (("--engine", engine), ("--inference-precision", inference_precision)):
+        if value is not None:
+            raise click.UsageError(
+                f"{name} is for a bundle; give --bundle, a server chose at `longserve repo`"
+            )
     from ..client import Client
 
     return Client(url or _DEFAULT_URL)
+
+
+def _engine_settings(engine: str | None, inference_precision: str | None) -> EngineSettings:
+    return EngineSettings(
+        engine=EngineName.ONNXRUNTIME if engine is None else EngineName(engine),
+        inference_precision=None if inference_precision is None else InferencePrecision(inference_precision),
+    )
 
 
 def _each(

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, overload
 
 from ..runtime.bundle import Bundle
-from ..runtime.engine import Engine, EngineSettings, encode, open_packed_engine
+from ..runtime.engine import Engine, EngineName, EngineSettings, encode, open_packed_engine
 from ..runtime.errors import EngineError, InvalidInput
 from ..runtime.limits import TextLimits
 from ..runtime.manifest import Manifest
@@ -56,7 +56,7 @@ class LocalClient:
         self,
         bundle: str | Path,
         *,
-        settings: EngineSettings | None = None,
+        engine: EngineName | EngineSettings | str = EngineName.ONNXRUNTIME,
         limits: TextLimits | None = None,
         verify: bool = True,
     ) -> None:
@@ -64,7 +64,7 @@ class LocalClient:
 
         Args:
             bundle: the bundle's directory.
-            settings: what runs the model, and how; by default ONNX Runtime on the CPU.
+            engine: what runs the model: `onnxruntime` or `openvino`, or settings that also say how.
             limits: the largest text to take; by default `TextLimits()`.
             verify: check the hash of every file of the bundle.
 
@@ -76,7 +76,7 @@ class LocalClient:
         self._path = opened.path
         self._manifest = opened.manifest
         self._pipeline = make_pipeline(opened.manifest, opened.tokenizer_path, limits)
-        self._engine: Engine | None = open_packed_engine(opened, settings)
+        self._engine: Engine | None = open_packed_engine(opened, EngineSettings.of(engine))
 
     def __enter__(self) -> LocalClient:
         return self
@@ -93,6 +93,11 @@ class LocalClient:
     def manifest(self) -> Manifest:
         """The bundle's manifest."""
         return self._manifest
+
+    @property
+    def runs_on(self) -> str:
+        """What the model really runs on, e.g. `onnxruntime CPUExecutionProvider` or `openvino CPU bf16`."""
+        return self._loaded().runs_on
 
     @overload
     def classify(self, text: str, **options: Unpack[ClassificationKeywords]) -> Classification: ...
@@ -216,13 +221,17 @@ class LocalClient:
             )
         return self._pipeline
 
-    def _encode(self, sequences: Sequence[EncoderSequence]) -> list[EncoderOutput]:
+    def _loaded(self) -> Engine:
         if self._engine is None:
             raise EngineError(f"the client of the bundle {self._path} is closed; open a new one")
+        return self._engine
+
+    def _encode(self, sequences: Sequence[EncoderSequence]) -> list[EncoderOutput]:
+        engine = self._loaded()
         outputs: list[EncoderOutput] = []
         # No more tokens at once than one longest sequence has, which bounds the memory
         for indices in plan_runs([s.input_ids.size for s in sequences], self._manifest.max_length):
-            outputs.extend(encode(self._engine, [sequences[i] for i in indices], self._manifest))
+            outputs.extend(encode(engine, [sequences[i] for i in indices], self._manifest))
         return outputs
 
 

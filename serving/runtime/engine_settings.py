@@ -52,6 +52,21 @@ class EngineSettings:
     threads: int = 0
     memory_arena: bool = False
 
+    @classmethod
+    def of(cls, engine: EngineName | EngineSettings | str) -> EngineSettings:
+        """Return the settings themselves, or the default ones for an engine's name.
+
+        Raises:
+            EngineError: there is no engine of that name.
+        """
+        if isinstance(engine, EngineSettings):
+            return engine
+        try:
+            return cls(engine=EngineName(engine))
+        except ValueError:
+            names = " or ".join(name.value for name in EngineName)
+            raise EngineError(f"the engine is {engine!r}; give {names}, or EngineSettings") from None
+
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise EngineError(f"threads is {self.threads}; give 0 (one per core) or a positive number")

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from openvino_support import require_openvino
 
 from longserve.serving.cli.requests import ask_command, classify_command
-from longserve.serving.runtime.errors import BundleNotFound, InvalidInput, ServerUnavailable
+from longserve.serving.runtime.errors import BundleNotFound, EngineError, InvalidInput, ServerUnavailable
 
 TEXT = "the miller of the valley counted seven lanterns and two bridges"
 
@@ -51,6 +52,22 @@ def test_classify_json_is_one_document_a_line_in_the_files_order(
     assert [entry["file"] for entry in documents] == [str(other), "-", str(document)]
     assert documents[0]["windows"] > 1
     assert set(documents[1]) == {"file", "label", "score", "scores", "tokens", "windows"}
+
+
+def test_a_bundle_runs_on_the_engine_asked_for(document: Path, classification_bundle: Path) -> None:
+    require_openvino()
+    command = ("classify", "--json", "--bundle", classification_bundle, "--top-k", "5", document)
+    (expected, found) = (
+        run(*command),
+        run(*command, "--engine", "openvino", "--inference-precision", "fp32"),
+    )
+    assert found.exit_code == 0, found.output
+    scores = json.loads(found.stdout)["scores"]
+    assert scores == pytest.approx(json.loads(expected.stdout)["scores"], abs=1e-5)
+    assert scores != json.loads(expected.stdout)["scores"], "another engine rounds otherwise"
+    refused = run(*command, "--inference-precision", "bf16")
+    assert isinstance(refused.exception, EngineError)
+    assert "choose the engine openvino" in str(refused.exception)
 
 
 def test_ask_answers_with_offsets_into_the_file(document: Path, qa_bundle: Path) -> None:
@@ -118,6 +135,9 @@ def test_an_unusable_text_is_named_with_its_file_after_the_results_before_it(
         ("classify", "--bundle", "b", "--url", "grpc://localhost", "-"),
         ("classify", "--bundle", "b", "--model", "m", "-"),
         ("ask", "--bundle", "b", "--timeout", "3", "q", "-"),
+        ("classify", "--engine", "openvino", "-"),
+        ("classify", "--bundle", "b", "--engine", "tensorflow", "-"),
+        ("ask", "--url", "grpc://localhost", "--inference-precision", "bf16", "q", "-"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:

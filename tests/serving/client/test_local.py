@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from openvino_support import BF16, require_bf16, require_openvino
 
 from longserve.serving import (
     BundleNotFound,
     EngineError,
+    EngineName,
     EngineSettings,
     InvalidInput,
     LocalClient,
@@ -21,12 +23,12 @@ TEXT = "the miller of the valley counted seven lanterns and two bridges, clé \U
 
 @pytest.fixture(scope="module")
 def classifier(classification_bundle: Path) -> LocalClient:
-    return LocalClient(classification_bundle, settings=EngineSettings(threads=1))
+    return LocalClient(classification_bundle, engine=EngineSettings(threads=1))
 
 
 @pytest.fixture(scope="module")
 def reader(qa_bundle: Path) -> LocalClient:
-    return LocalClient(qa_bundle, settings=EngineSettings(threads=1))
+    return LocalClient(qa_bundle, engine=EngineSettings(threads=1))
 
 
 def test_a_classification_equals_transformers(
@@ -128,6 +130,29 @@ def test_a_closed_client_says_so(classification_bundle: Path) -> None:
     assert not client.server_ready()
     with pytest.raises(EngineError, match="is closed"):
         client.classify("a")
+    with pytest.raises(EngineError, match="is closed"):
+        _ = client.runs_on
+
+
+@pytest.mark.parametrize("engine", ["openvino", EngineName.OPENVINO, BF16])
+def test_another_engine_gives_the_same_answers(
+    classifier: LocalClient, classification_bundle: Path, engine: str | EngineSettings
+) -> None:
+    """Within what its arithmetic allows."""
+    require_bf16() if engine is BF16 else require_openvino()
+    long = TEXT * 40
+    assert classifier.runs_on == "onnxruntime CPUExecutionProvider"
+    with LocalClient(classification_bundle, engine=engine) as client:
+        assert client.runs_on == ("openvino CPU bf16" if engine is BF16 else "openvino CPU fp32")
+        found, expected = client.classify([TEXT, long]), classifier.classify([TEXT, long])
+    for one, other in zip(found, expected, strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=0.05 if engine is BF16 else 1e-5)
+        assert (one.tokens, one.windows) == (other.tokens, other.windows)
+
+
+def test_an_unknown_engine_is_named(classification_bundle: Path) -> None:
+    with pytest.raises(EngineError, match="the engine is 'tensorflow'; give onnxruntime or openvino"):
+        LocalClient(classification_bundle, engine="tensorflow")
 
 
 def test_no_bundle(tmp_path: Path) -> None:
