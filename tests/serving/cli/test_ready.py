@@ -1,0 +1,65 @@
+"""`longserve ready` tells what Triton does not: that a model which is loaded does not answer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from triton_fixture import CLASSIFIER, FREE_PORTS, QA, RunningServer
+
+from longserve.serving.repository import build_repository
+from longserve.serving.server import TritonServer
+
+LONGSERVE = Path(sys.executable).parent / "longserve"
+
+
+def ready(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([LONGSERVE, "ready", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_models_that_answer(triton_server: RunningServer) -> None:
+    result = ready("--url", triton_server.urls.http, "--timeout", "30")
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = [line.split()[:2] for line in result.stdout.splitlines()]
+    assert lines == [[CLASSIFIER, "answers"], [QA, "answers"]]
+    result = ready("--url", triton_server.urls.grpc, "--model", QA, "--timeout", "30", "--json")
+    document = json.loads(result.stdout)
+    (model,) = document["models"]
+    assert document["ready"] and (model["model"], model["readiness"], model["reason"]) == (QA, "answers", "")
+
+
+def test_a_model_that_is_loaded_but_does_not_answer(classification_bundle: Path, tmp_path: Path) -> None:
+    """Triton 2.51 calls a text model ready although its encoder is not there."""
+    built = build_repository(classification_bundle, "alone", tmp_path)
+    shutil.rmtree(built.encoder)
+    with TritonServer(tmp_path, ports=FREE_PORTS, grace=1.0) as server:
+        for path in ("/v2/health/ready", "/v2/models/alone/ready"):
+            with urllib.request.urlopen(server.urls.http + path, timeout=30) as response:
+                assert response.status == 200
+        for options in ((), ("--model", "alone"), ("--wait", "0.5"), ("--allow-busy",)):
+            result = ready("--url", server.urls.grpc, *options)
+            assert (result.returncode, result.stderr) == (1, "")
+            assert result.stdout.startswith("alone  silent ")
+            assert "alone_encoder" in result.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--wait", "0.5"), ("--model", "x"), ("--json",)])
+def test_no_server(options: tuple[str, ...]) -> None:
+    result = ready("--url", "http://127.0.0.1:9", "--timeout", "2", *options)
+    assert result.returncode == 1
+    assert "127.0.0.1:9" in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "options", [("--header", "no-colon"), ("--timeout", "0"), ("--ca", "nowhere.pem"), ("extra",)]
+)
+def test_wrong_usage(options: tuple[str, ...]) -> None:
+    result = ready(*options)
+    assert result.returncode == 2
+    assert "no-colon" not in result.stderr or "NAME:VALUE" in result.stderr
