@@ -104,7 +104,8 @@ def _properties(settings: EngineSettings, precision: InferencePrecision) -> dict
 
     Without a hint OpenVINO computes in bf16 wherever the CPU has it. Its threads are not pinned: the
     processes of several instances would all be pinned to the same first cores. The group size is that of
-    activations multiplied with int8 weights; 128 was faster than 32, 64 and a whole token (docs/performance.md).
+    activations that are multiplied with int8 weights; 128 was faster than 32, 64 and a whole token
+    (docs/performance.md).
     """
     return {
         "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
