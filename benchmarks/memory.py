@@ -43,7 +43,7 @@ def measure_peak(spec: EngineSpec, case: Case, timeout: float) -> dict[str, Any]
     with EngineProcess(spec, timeout=timeout) as process:
         loaded = process.loaded["memory"]
         prepared = process.ask("prepare", case=asdict(case), seed=0, warmup=1)["memory"]
-        ran = process.ask("run", runs=2, discard=0)["memory"]
+        ran = process.ask("run", seconds=60, most=1)["memory"]
     return {
         "engine": spec.name,
         "precision": spec.precision,

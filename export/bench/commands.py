@@ -50,15 +50,20 @@ class EngineCommands:
         logits = None if prepared.logits is None else prepared.logits(outputs).tolist()
         return {"seconds": seconds, "logits": logits}
 
-    def _run(self, runs: int, discard: int) -> dict[str, Any]:
-        """Run the case; `discard` runs more come first and are not told."""
+    def _run(self, seconds: float, most: int) -> dict[str, Any]:
+        """Run the case again and again for some seconds, at most `most` times, at least once.
+
+        The first run wakes the process up, which matters to short ones: it counts only if there is no other.
+        """
         assert self._prepared is not None
-        for _ in range(discard):
-            self._prepared.run()
-        timed = [_timed_run(self._prepared) for _ in range(runs)]
+        until = time.perf_counter() + seconds
+        timed = [_timed_run(self._prepared)]
+        while time.perf_counter() < until and len(timed) <= most:
+            timed.append(_timed_run(self._prepared))
+        counted = timed[1:] or timed
         return {
-            "seconds": [run.seconds for run in timed],
-            "parts": {name: median(run.parts[name] for run in timed) for name in timed[0].parts},
+            "seconds": [run.seconds for run in counted],
+            "parts": {name: median(run.parts[name] for run in counted) for name in counted[0].parts},
             "paged": sum(run.paged for run in timed),
         }
 

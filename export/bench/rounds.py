@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -20,7 +19,7 @@ from .report import EngineRecord, Measurement, Report
 __all__ = ["EngineLink", "run_benchmark"]
 
 _TURN = 0.2
-"""Seconds that a turn should take: an engine that is faster runs several times in it."""
+"""Seconds of a turn: an engine that is faster runs several times in it."""
 _MOST_RUNS = 32
 
 
@@ -131,7 +130,6 @@ class _AtCase:
 
     case: Case
     error: str | None = None
-    runs: int = 1
     rounds: list[float] = field(default_factory=list)
     parts: list[dict[str, float]] = field(default_factory=list)
     warmup: list[float] = field(default_factory=list)
@@ -171,7 +169,7 @@ class _Runner:
         )
 
     def prepare(self, case: Case) -> None:
-        """Warm up for a case, and settle how often a turn runs it."""
+        """Warm up for a case."""
         self._at = _AtCase(case)
         self.load()
         reply = self._ask(
@@ -181,13 +179,12 @@ class _Runner:
             return
         self._at.warmup = reply["seconds"]
         self._at.logits = None if reply["logits"] is None else tuple(reply["logits"])
-        self._at.runs = min(_MOST_RUNS, max(1, math.ceil(_TURN / max(self._at.warmup[-1], 1e-6))))
 
     def turn(self) -> None:
-        """Run the case once, or as often as it takes for a turn, after one untimed run to wake up."""
+        """Run the case for the time of a turn."""
         if self._at.error is not None:
             return
-        reply = self._ask("run", runs=self._at.runs, discard=1 if self._at.runs > 1 else 0)
+        reply = self._ask("run", seconds=_TURN, most=_MOST_RUNS)
         if reply is not None:
             self._at.rounds.append(median(reply["seconds"]))
             self._at.parts.append(reply["parts"])

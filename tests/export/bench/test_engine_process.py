@@ -39,8 +39,8 @@ def test_a_process_is_stopped_between_its_turns(spec: EngineSpec) -> None:
         prepared = process.ask("prepare", case=CASE, seed=0, warmup=2)
         assert len(prepared["seconds"]) == 2 and len(prepared["logits"]) == 2 * 5
         assert state(process) == "T"
-        ran = process.ask("run", runs=3, discard=1)
-        assert len(ran["seconds"]) == 3 and min(ran["seconds"]) > 0
+        ran = process.ask("run", seconds=0.1, most=3)
+        assert len(ran["seconds"]) == 3 and min(ran["seconds"]) > 0 and ran["paged"] <= 9
         memory = ran["memory"]
         assert 20e6 < memory["private"] <= memory["resident"] <= memory["peak"] < 400e6
     assert not Path(f"/proc/{process.pid}").exists()
@@ -74,7 +74,7 @@ def test_a_process_that_is_killed_is_told_from_one_that_failed(spec: EngineSpec)
     with EngineProcess(spec, timeout=60) as process:
         process.kill()
         with pytest.raises(EngineFailed, match="killed by SIGKILL"):
-            process.ask("run", runs=1, discard=0)
+            process.ask("run", seconds=0.1, most=1)
 
 
 def test_a_step_that_takes_too_long_ends(spec: EngineSpec) -> None:
@@ -82,5 +82,5 @@ def test_a_step_that_takes_too_long_ends(spec: EngineSpec) -> None:
         process.ask("prepare", case=CASE, seed=0, warmup=1)
         process.timeout = 0.2
         with pytest.raises(EngineFailed, match=r"no result within 0\.2 s"):
-            process.ask("run", runs=1_000_000, discard=0)
+            process.ask("run", seconds=30, most=1_000_000)
         assert not Path(f"/proc/{process.pid}").exists()
