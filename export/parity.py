@@ -21,10 +21,10 @@ from .parity_cases import ParityCase, default_lengths, make_cases, make_sequence
 from .progress import Progress
 
 __all__ = [
-    "CaseResult",
-    "ParityReport",
     "BF16_INFERENCE",
+    "CaseResult",
     "INT8_WEIGHTS",
+    "ParityReport",
     "TOLERANCES",
     "Tolerance",
     "check_parity",
