@@ -10,14 +10,18 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from ..repository.options import Backend, RepositoryOptions
 
+if TYPE_CHECKING:
+    from ..server.journal import Journal
+
 __all__ = ["doctor_command", "repo_command", "serve_command"]
 
+_LOG_FORMATS = ("text", "json")
 _DEFAULT_REPOSITORY = "model_repository"
 _DEFAULTS = RepositoryOptions()
 
@@ -174,6 +178,13 @@ def repo_command(
     show_default=True,
     help="Seconds that requests under way get at a stop.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(_LOG_FORMATS),
+    default="text",
+    show_default=True,
+    help="json: one JSON object a line on stderr, also for every request to a text model, without its text.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the URLs as one JSON document.")
 @click.option("-v", "--verbose", is_flag=True, help="Pass on everything that Triton logs.")
 def serve_command(
@@ -190,6 +201,7 @@ def serve_command(
     restarts: int,
     ready_timeout: float,
     grace: float,
+    log_format: str,
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -201,6 +213,7 @@ def serve_command(
     from ..runtime.errors import ServerError
     from ..server.access import AccessPolicy, Api, check_host, closed_apis, read_admin_key
     from ..server.gateway import GatewayLimits
+    from ..server.journal import Journal, Level, LogFormat
     from ..server.ports import Ports
     from ..server.process import TritonServer
     from ..server.supervisor import Supervisor
@@ -222,23 +235,25 @@ def serve_command(
         limits=GatewayLimits(max_request_bytes=max_request_bytes),
         keep_going=keep_going,
         log=sys.stderr,
+        log_format=LogFormat(log_format),
         verbose=verbose,
         ready_timeout=ready_timeout,
         grace=grace,
     )
-    click.echo(f"starting Triton on {repository}", err=True)
+    journal = Journal(sys.stderr, LogFormat(log_format))
+    journal.say(f"starting Triton on {repository}")
     try:
-        with _stop_on_signals(), server:
+        with _failures_told(journal), _stop_on_signals(), server:
             failed = server.failed_models() if keep_going else {}
             for name, reason in failed.items():
-                click.echo(f"{name} does not load and is not served: {reason}", err=True)
+                journal.say(f"{name} does not load and is not served: {reason}", level=Level.ERROR)
             models = [name for name in _model_names(repository) if name not in failed]
             urls = {**asdict(server.urls), "models": models}
             click.echo(json.dumps(urls) if as_json else _table(urls))
             sys.stdout.flush()
-            Supervisor(server, lambda line: click.echo(line, err=True), restarts=restarts).watch()
+            Supervisor(server, journal.say, restarts=restarts).watch()
     except _StopRequested as stop:
-        click.echo(f"stopped by {stop.name}", err=True)
+        journal.say(f"stopped by {stop.name}")
 
 
 class _StopRequested(BaseException):
@@ -247,6 +262,21 @@ class _StopRequested(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.name = signal.Signals(number).name
+
+
+@contextmanager
+def _failures_told(journal: Journal) -> Iterator[None]:
+    """Let a failure end the command with its own exit status, told in the journal's format."""
+    from ..runtime.errors import ServingError
+    from ..server.journal import Level, LogFormat
+
+    try:
+        yield
+    except ServingError as error:
+        if journal.format is LogFormat.TEXT:
+            raise
+        journal.say(str(error), level=Level.FATAL)
+        sys.exit(error.exit_code)
 
 
 @contextmanager

@@ -21,9 +21,10 @@ import json
 import logging
 import threading
 import traceback
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any
 
 from ..runtime.errors import InvalidInput, PortInUse, ServerError, UnfitEnvironment
 from .access import AccessPolicy, Api
@@ -103,7 +104,7 @@ class Gateway:
         access: AccessPolicy,
         limits: GatewayLimits,
         grace: float,
-        log: TextIO | None = None,
+        report: Callable[[str], None] | None = None,
     ) -> None:
         """Describe the gateway; nothing is started yet.
 
@@ -114,7 +115,7 @@ class Gateway:
             access: what is closed to those without the key.
             limits: what is taken.
             grace: seconds that requests under way may take at a stop.
-            log: where defects of the gateway are reported.
+            report: is told of defects of the gateway.
         """
         self._host = host
         self._port = port
@@ -122,7 +123,7 @@ class Gateway:
         self._access = access
         self._limits = limits
         self._grace = grace
-        self._log = log
+        self._report = report
         self._room = _BUFFERED_REQUESTS * limits.max_request_bytes
         self._started: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -180,7 +181,7 @@ class Gateway:
         ) as self._session:
             server = web.Server(
                 self._answer,
-                logger=_defect_logger(self._log),
+                logger=_defect_logger(self._report),
                 access_log=None,
                 auto_decompress=False,
                 keepalive_timeout=self._limits.idle_timeout,
@@ -296,9 +297,9 @@ def _error(status: int, message: str) -> Any:
 class _DefectHandler(logging.Handler):
     """Reports where a defect is. Its message may hold something of a request, and is left out."""
 
-    def __init__(self, sink: TextIO) -> None:
+    def __init__(self, report: Callable[[str], None]) -> None:
         super().__init__(logging.ERROR)
-        self._sink = sink
+        self._report = report
 
     def emit(self, record: logging.LogRecord) -> None:
         from aiohttp import http_exceptions
@@ -307,12 +308,12 @@ class _DefectHandler(logging.Handler):
         if error is None or isinstance(error, http_exceptions.HttpProcessingError):
             return  # no defect: a malformed request
         where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
-        self._sink.write(f"http gateway: unexpected {type(error).__name__}:\n{where}")
+        self._report(f"http gateway: unexpected {type(error).__name__}:\n{where}")
 
 
-def _defect_logger(sink: TextIO | None) -> logging.Logger:
+def _defect_logger(report: Callable[[str], None] | None) -> logging.Logger:
     """A logger of its own, which passes nothing on to the process's."""
     logger = logging.Logger("longserve.gateway", logging.ERROR)
     logger.propagate = False
-    logger.addHandler(logging.NullHandler() if sink is None else _DefectHandler(sink))
+    logger.addHandler(logging.NullHandler() if report is None else _DefectHandler(report))
     return logger

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections import deque
-from typing import IO, TextIO
+from typing import IO
+
+from .journal import Journal, Level, LogFormat, request_fields
 
 __all__ = ["ServerLog"]
 
@@ -20,19 +23,25 @@ _HARMLESS = (
 )
 
 
-class ServerLog:
-    """Reads a server's output in a thread, keeps its last lines, and passes on warnings and errors."""
+_LEVELS = {"I": Level.INFO, "W": Level.WARNING, "E": Level.ERROR, "F": Level.FATAL}
+_OUTPUT = "output"
+"""Source of what Triton or a model prints."""
 
-    def __init__(self, stream: IO[bytes], sink: TextIO | None, *, verbose: bool) -> None:
+
+class ServerLog:
+    """Reads a server's output in a thread, keeps its last lines, and passes on what concerns the operator:
+    warnings, errors, and the lines of requests."""
+
+    def __init__(self, stream: IO[bytes], journal: Journal | None, *, verbose: bool) -> None:
         """Start reading.
 
         Args:
             stream: the server's stdout and stderr; read to its end, then closed.
-            sink: where lines are passed on; None passes on nothing.
-            verbose: pass on every line, not only warnings and errors.
+            journal: where lines are passed on; None passes on nothing.
+            verbose: pass on every line.
         """
         self._stream = stream
-        self._sink = sink
+        self._journal = journal
         self._verbose = verbose
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._lock = threading.Lock()
@@ -61,15 +70,20 @@ class ServerLog:
                 line = raw.decode("utf-8", errors="replace").rstrip("\n")
                 with self._lock:
                     self._lines.append(line)
-                if self._sink is not None and (self._verbose or _concerns(line, "WEF")):
-                    self._pass_on(self._sink, line if self._verbose else _plain(line))
+                if self._journal is not None:
+                    self._pass_on(self._journal, line)
 
-    def _pass_on(self, sink: TextIO, line: str) -> None:
-        try:
-            sink.write(f"triton: {line}\n")
-            sink.flush()
-        except (OSError, ValueError):  # closed: keep reading, or the server would block on a full pipe
-            self._sink = None
+    def _pass_on(self, journal: Journal, line: str) -> None:
+        match = _LEVEL.match(line)
+        level = Level.INFO if match is None else _LEVELS[match["level"]]
+        source = _OUTPUT if match is None else match["source"]
+        message = _message(line)
+        request = request_fields(message) is not None
+        if not (request or self._verbose or _concerns(line, "WEF")):
+            return
+        if journal.format is LogFormat.TEXT and not request:
+            message = line if self._verbose else _plain(line)
+        journal.say(message, level=level, source=source)
 
 
 def _concerns(line: str, levels: str) -> bool:
@@ -86,3 +100,14 @@ def _plain(line: str) -> str:
         text = text[1:-1]
     # A Python model's exception comes with its traceback after "At:", in escaped lines.
     return text.split(r"\n\nAt:\n")[0]
+
+
+def _message(line: str) -> str:
+    """What a line says, as it was said: Triton writes a message as a JSON string."""
+    match = _LEVEL.match(line)
+    text = line if match is None else str(match["text"])
+    try:
+        said = json.loads(text) if text.startswith('"') else text
+    except ValueError:
+        return text
+    return str(said)

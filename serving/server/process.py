@@ -20,11 +20,13 @@ from types import TracebackType
 from typing import TextIO
 
 from ..runtime.errors import PortInUse, RepositoryError, ServerError, ServerFailed
+from ..runtime.request_record import LOG_REQUESTS
 from .access import AccessPolicy, Api, check_host, closed_apis
 from .children import end_with_parent, how_it_ended, kill_group
 from .environment import prepare_environment
 from .gateway import Gateway, GatewayLimits, Upstream
 from .installation import TritonInstallation, find_triton
+from .journal import Journal, LogFormat
 from .log import ServerLog
 from .ports import LOOPBACK, Ports
 from .stubs import find_stubs, has_ended
@@ -67,6 +69,7 @@ class TritonServer:
         keep_going: bool = False,
         installation: TritonInstallation | None = None,
         log: TextIO | None = None,
+        log_format: LogFormat = LogFormat.TEXT,
         verbose: bool = False,
         ready_timeout: float = 300.0,
         grace: float = 30.0,
@@ -84,6 +87,7 @@ class TritonServer:
                 not ready, and each model for itself.
             installation: the Triton to use; by default the one that `find_triton` finds.
             log: where Triton's warnings and errors go; None drops them.
+            log_format: how they are written. JSON has a line for every request to a text model too.
             verbose: pass on everything that Triton logs.
             ready_timeout: seconds that the models may take to load.
             grace: seconds that requests under way may take at a stop before they are cut off.
@@ -99,7 +103,7 @@ class TritonServer:
         self._limits = limits or GatewayLimits()
         self._keep_going = keep_going
         self._installation = installation
-        self._log_sink = log
+        self._journal = None if log is None else Journal(log, log_format)
         self._verbose = verbose
         self._ready_timeout = ready_timeout
         self._grace = grace
@@ -269,7 +273,7 @@ class TritonServer:
             access=self._access,
             limits=self._limits,
             grace=self._grace,
-            log=self._log_sink,
+            report=None if self._journal is None else self._journal.report_defect,
         )
         gateway.start()
         return gateway
@@ -293,13 +297,15 @@ class TritonServer:
             preexec_fn=end_with_parent(),
         )
         assert self._process.stdout is not None
-        self._log = ServerLog(self._process.stdout, self._log_sink, verbose=self._verbose)
+        self._log = ServerLog(self._process.stdout, self._journal, verbose=self._verbose)
 
     def _environment(self, installation: TritonInstallation) -> dict[str, str]:
         environment = dict(os.environ)
         if installation.wheel is not None:
             assert self._directory is not None
             environment = prepare_environment(installation, self._directory)
+        if self._journal is not None and self._journal.format is LogFormat.JSON:
+            environment[LOG_REQUESTS] = "1"
         environment.pop("AIP_MODE", None)  # it would open another port, on every address (Vertex AI)
         return environment
 

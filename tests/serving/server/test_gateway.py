@@ -19,6 +19,7 @@ from longserve.serving import PortInUse, UnfitEnvironment
 from longserve.serving.server import Ports
 from longserve.serving.server.access import AccessPolicy
 from longserve.serving.server.gateway import Gateway, GatewayLimits, Upstream
+from longserve.serving.server.journal import Journal
 
 KEY = "0123456789abcdef"
 INFER = "/v2/models/m/infer"
@@ -86,7 +87,7 @@ def open_gateway(triton: FakeTriton) -> Iterator[Callable[..., int]]:
             access=AccessPolicy(key=KEY),
             limits=GatewayLimits(**limits),
             grace=5.0,
-            log=log,
+            report=None if log is None else Journal(log).report_defect,
         )
         gateway.start()
         opened.append(gateway)
