@@ -13,6 +13,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
 from ..runtime.cores import available_cores
+from ..runtime.engine_settings import EngineName
 from ..runtime.errors import RepositoryError
 from ..runtime.manifest import Layout, Manifest, Task
 from .options import Backend, RepositoryOptions
@@ -89,6 +90,8 @@ def encoder_config(
     else:
         _use_python(config, manifest, options)
     _describe(config, manifest, options, fingerprint)
+    if options.engine_record and not options.portable:
+        _set_parameters(config, {"engine_measured": options.engine_record})
     for sample in samples:
         _add_warmup(config, sample)
     return config
@@ -164,7 +167,15 @@ def _use_python(config: Any, manifest: Manifest, options: RepositoryOptions) -> 
             f"max_tokens_per_run is {tokens}, but one sequence may have {manifest.max_length} tokens; "
             f"give {manifest.max_length} or more"
         )
-    _set_parameters(config, {"threads": str(options.threads), "max_tokens_per_run": str(tokens)})
+    _set_parameters(
+        config,
+        {
+            "engine": options.engine.value,
+            "inference_precision": options.inference_precision.value,
+            "threads": str(options.threads),
+            "max_tokens_per_run": str(tokens),
+        },
+    )
 
 
 def _use_onnxruntime(config: Any, manifest: Manifest, options: RepositoryOptions) -> None:
@@ -187,6 +198,8 @@ def _use_onnxruntime(config: Any, manifest: Manifest, options: RepositoryOptions
                 target_name=[tensor.name],
                 source_input=[INPUT_IDS],
             )
+    if options.engine is EngineName.OPENVINO:
+        config.optimization.execution_accelerators.cpu_execution_accelerator.add(name="openvino")
     threads = options.threads
     if threads == 0 and options.instances > 1:  # 0 means every core to this backend, for each instance
         threads = max(1, available_cores() // options.instances)

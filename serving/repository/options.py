@@ -6,11 +6,21 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from ..runtime.errors import RepositoryError
+from ..runtime.engine_settings import EngineName, EngineSettings, InferencePrecision
+from ..runtime.errors import EngineError, RepositoryError
 from ..runtime.limits import DEFAULT_MAX_TEXT_BYTES, DEFAULT_MAX_WINDOWS
 
-__all__ = ["Backend", "RepositoryOptions", "check_name"]
+__all__ = ["Backend", "OPENVINO_BACKEND", "RepositoryOptions", "check_name", "parse_backend"]
 
+OPENVINO_BACKEND = "openvino"
+"""Triton's OpenVINO backend, which people will ask for; `parse_backend` says why it cannot be used."""
+_NO_OPENVINO_BACKEND = (
+    "the backend is openvino, but Triton's OpenVINO backend cannot serve the packed graph: it has no ragged "
+    "batching (batch_input, batch_output), sets the first axis to max_batch_size, and computes in bf16 "
+    "unasked where the CPU has it; use --engine openvino with --backend python, or with --backend onnxruntime"
+)
+"""Source: triton-inference-server/openvino_backend, src/openvino.cc (July 2026): `ValidateInputs` calls
+`ov::set_batch`, `SetInputTensors` wants inputs of equal size, and HINT_BF16 can only be YES."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -18,7 +28,7 @@ class Backend(str, Enum):
     """The Triton backend that runs the encoder."""
 
     PYTHON = "python"
-    """ONNX Runtime inside the python backend: the embedded server."""
+    """An engine inside the python backend: the embedded server."""
     ONNXRUNTIME = "onnxruntime"
     """Triton's own ONNX Runtime backend: NVIDIA's container."""
 
@@ -29,6 +39,10 @@ class RepositoryOptions:
 
     Attributes:
         backend: what runs the encoder.
+        engine: what computes in it. With the backend onnxruntime, openvino means its OpenVINO accelerator.
+        inference_precision: arithmetic of the graph's float operators.
+        engine_record: the measurements that the choice of the engine rests on, as JSON; empty: it was not
+            measured. It is written into the encoder's configuration, unless that is portable.
         instances: encoder instances that run at the same time, each with the weights in memory.
         threads: intra-op threads of each encoder instance; 0: the machine's cores divided by `instances`.
         max_batch_size: most sequences (encoder) or texts (text model) of one execution, and of one request.
@@ -48,6 +62,9 @@ class RepositoryOptions:
     """
 
     backend: Backend = Backend.PYTHON
+    engine: EngineName = EngineName.ONNXRUNTIME
+    inference_precision: InferencePrecision = InferencePrecision.FP32
+    engine_record: str = ""
     instances: int = 1
     threads: int = 0
     max_batch_size: int = 16
@@ -69,6 +86,7 @@ class RepositoryOptions:
             _check(name, getattr(self, name), minimum=1)
         for name in ("threads", "max_tokens_per_run", "max_queue_delay"):
             _check(name, getattr(self, name), minimum=0)
+        self._check_engine()
         for name in ("queue_timeout", "encoder_queue_timeout"):
             if getattr(self, name) <= 0:
                 raise RepositoryError(f"{name} is {getattr(self, name)}; give a positive number of seconds")
@@ -78,6 +96,40 @@ class RepositoryOptions:
                 f"{self.text_instances} text instances with {self.max_in_flight} encoder requests each could "
                 f"overrun the encoder's queue of {self.max_queue_size}; give a max_queue_size of {in_flight}"
             )
+
+    def _check_engine(self) -> None:
+        try:
+            EngineSettings(engine=self.engine, inference_precision=self.inference_precision)
+        except EngineError as error:
+            raise RepositoryError(str(error)) from error
+        if self.backend is Backend.PYTHON or self.engine is EngineName.ONNXRUNTIME:
+            return
+        if self.inference_precision is not InferencePrecision.FP32:
+            raise RepositoryError(
+                f"the inference precision is {self.inference_precision.value}, but the OpenVINO accelerator "
+                "of Triton's onnxruntime backend computes in fp32 and takes no other; use --backend python"
+            )
+        if self.threads != 0 or self.instances != 1:
+            raise RepositoryError(
+                f"threads is {self.threads} and instances {self.instances}, but the OpenVINO accelerator of "
+                "Triton's onnxruntime backend takes no number of threads and every instance would use all "
+                "cores; leave both out, or use --backend python"
+            )
+
+
+def parse_backend(name: str) -> Backend:
+    """Return the backend of that name.
+
+    Raises:
+        RepositoryError: it cannot serve our graphs.
+    """
+    if name == OPENVINO_BACKEND:
+        raise RepositoryError(_NO_OPENVINO_BACKEND)
+    try:
+        return Backend(name)
+    except ValueError:
+        names = " or ".join(backend.value for backend in Backend)
+        raise RepositoryError(f"the backend is {name!r}; give {names}") from None
 
 
 def check_name(name: str) -> None:

@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..runtime.cores import available_cores
 from ..runtime.errors import ServerError, TritonNotFound
+from .cpu import describe_cpu
 from .environment import Fitness, check_libpython, check_numpy, check_packages, check_stub
 from .installation import TritonInstallation, find_triton
 from .probe import probe_triton
@@ -49,12 +50,13 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Check everything that serving needs, then what export needs. The last check of Triton starts one."""
     yield Finding(name="python", status=Status.OK, found=f"{platform.python_version()} at {sys.executable}")
-    serving = [_package("tokenizers", "serve"), _package("tritonclient", "serve"), _onnxruntime()]
+    serving = [_package("tokenizers", "serve"), _package("tritonclient", "serve"), *_engines()]
     yield from serving
-    yield from _triton(usable=all(finding.status is Status.OK for finding in serving))
+    yield from _triton(usable=all(finding.status is not Status.SHORT for finding in serving))
     yield _memory()
     yield _shared_memory()
     yield Finding(name="cores", status=Status.OK, found=str(available_cores()))
+    yield _cpu()
     yield _gpu()
     for name in _EXPORT_PACKAGES:
         yield _package(name, "export", needed=False)
@@ -124,6 +126,39 @@ def _package(name: str, extra: str, *, needed: bool = True) -> Finding:
             found="not installed",
             remedy=f"install 'longserve[{extra}]'" + ("" if needed else f" to {extra}"),
         )
+
+
+def _engines() -> tuple[Finding, Finding]:
+    """Check both engines; one is enough."""
+    onnxruntime, openvino = _onnxruntime(), _openvino()
+    if openvino.status is Status.OK and _version("onnxruntime") is _version("onnxruntime-gpu") is None:
+        onnxruntime = replace(
+            onnxruntime,
+            status=Status.ABSENT,
+            remedy=f"{onnxruntime.remedy}, or choose --engine openvino at `longserve repo`",
+        )
+    return onnxruntime, openvino
+
+
+def _openvino() -> Finding:
+    advice = "install 'longserve[openvino]' for a second engine; `longserve repo --engine auto` measures both"
+    if _version("openvino") is None:
+        return Finding(name="openvino", status=Status.ABSENT, found="not installed", remedy=advice)
+    try:
+        import openvino
+
+        capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    except (ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        return Finding(name="openvino", status=Status.ABSENT, found=f"does not work: {reason}", remedy=advice)
+    computes = [name for name in ("FP32", "BF16", "FP16", "INT8") if name in capabilities]
+    found = f"{_version('openvino')}: computes in {', '.join(computes)} on this CPU"
+    return Finding(name="openvino", status=Status.OK, found=found)
+
+
+def _cpu() -> Finding:
+    found, remedy = describe_cpu()
+    return Finding(name="cpu", status=Status.OK, found=found, remedy=remedy)
 
 
 def _onnxruntime() -> Finding:

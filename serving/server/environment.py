@@ -37,7 +37,7 @@ _INSTALL = (
 _LIST_PACKAGES = """
 import importlib.metadata as metadata, json
 found = {}
-for name in ("numpy", "tokenizers", "onnxruntime", "onnxruntime-gpu"):
+for name in ("numpy", "tokenizers", "onnxruntime", "onnxruntime-gpu", "openvino"):
     try:
         found[name] = metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -72,8 +72,8 @@ def check_packages() -> Fitness:
     """The stub must see what the models import."""
     visible = visible_packages()
     missing = [name for name in ("numpy", "tokenizers") if name not in visible]
-    if not any(name.startswith("onnxruntime") for name in visible):
-        missing.append("onnxruntime")
+    if not any(name.startswith(("onnxruntime", "openvino")) for name in visible):
+        missing.append("onnxruntime or openvino")
     if missing:
         return Fitness(f"{', '.join(missing)} cannot be seen by Triton's Python models", _INSTALL)
     return Fitness(", ".join(f"{name} {found}" for name, found in visible.items()))

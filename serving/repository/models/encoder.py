@@ -1,4 +1,4 @@
-"""The encoder as a Triton model: token ids in, logits out (python backend, ONNX Runtime).
+"""The encoder as a Triton model: token ids in, logits out (python backend).
 
 Triton hands `execute` requests of different lengths, which its dynamic batcher put together because the
 inputs allow ragged batches. Their sequences go end to end into one run of the packed graph,
@@ -17,7 +17,13 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from longserve_runtime.bundle import Bundle
 from longserve_runtime.cores import available_cores
-from longserve_runtime.engine import EngineSettings, encode, open_packed_engine
+from longserve_runtime.engine import (
+    EngineName,
+    EngineSettings,
+    InferencePrecision,
+    encode,
+    open_packed_engine,
+)
 from longserve_runtime.errors import EngineError, InvalidInput
 from longserve_runtime.manifest import Layout, Manifest
 from longserve_runtime.metrics import EncoderMetrics
@@ -49,7 +55,12 @@ class TritonPythonModel:
         self._max_tokens = int(parameters["max_tokens_per_run"])
         instances = sum(group["count"] for group in config["instance_group"])
         threads = int(parameters["threads"]) or max(1, available_cores() // instances)
-        self._engine = open_packed_engine(bundle, EngineSettings(threads=threads))
+        settings = EngineSettings(
+            engine=EngineName(parameters["engine"]),
+            inference_precision=InferencePrecision(parameters["inference_precision"]),
+            threads=threads,
+        )
+        self._engine = open_packed_engine(bundle, settings)
         self._metrics = EncoderMetrics(
             pb_utils.MetricFamily,
             {"model": args["model_name"], "version": args["model_version"]},

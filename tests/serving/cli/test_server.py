@@ -196,7 +196,9 @@ def test_doctor_starts_a_triton_and_says_what_it_found() -> None:
         "memory",
         "/dev/shm",
         "cores",
+        "cpu",
         "gpu",
+        "openvino",
         "torch",
     } <= set(found)
     table = longserve("doctor")

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from tritonclient.grpc import model_config_pb2 as triton
 
-from longserve.serving import RepositoryError, Task
+from longserve.serving import EngineName, InferencePrecision, RepositoryError, Task
 from longserve.serving.repository import Backend, RepositoryOptions
 from longserve.serving.repository import config as configuration
+from longserve.serving.repository.options import parse_backend
 from longserve.serving.repository.warmup import warmup_samples
 
 from .conftest import make_manifest
@@ -137,6 +138,64 @@ def test_the_onnxruntime_backend_packs_by_batch_inputs_and_outputs() -> None:
 def test_the_python_backend_packs_by_itself(task: Task) -> None:
     config = encoder(task, Backend.PYTHON)
     assert not config.batch_input and not config.batch_output and not config.default_model_filename
+
+
+def test_the_python_backend_is_told_its_engine_and_arithmetic() -> None:
+    values = parameters(encoder(Task.TEXT_CLASSIFICATION, Backend.PYTHON))
+    assert (values["engine"], values["inference_precision"]) == ("onnxruntime", "fp32")
+    choice = {"engine": EngineName.OPENVINO, "inference_precision": InferencePrecision.BF16}
+    values = parameters(encoder(Task.TEXT_CLASSIFICATION, Backend.PYTHON, **choice))
+    assert (values["engine"], values["inference_precision"]) == ("openvino", "bf16")
+
+
+def test_what_a_choice_rests_on_is_kept_unless_portable() -> None:
+    record = {"engine_record": '{"speedup": {"openvino fp32": 1.2}}'}
+    values = parameters(encoder(Task.TEXT_CLASSIFICATION, Backend.PYTHON, **record))
+    assert values["engine_measured"] == record["engine_record"]
+    portable = parameters(encoder(Task.TEXT_CLASSIFICATION, Backend.PYTHON, portable=True, **record))
+    assert "engine_measured" not in portable
+    assert "engine_measured" not in parameters(text(Task.TEXT_CLASSIFICATION, **record))
+
+
+def test_openvino_in_the_onnxruntime_backend_is_its_accelerator() -> None:
+    config = encoder(Task.TEXT_CLASSIFICATION, Backend.ONNXRUNTIME, engine=EngineName.OPENVINO)
+    accelerators = config.optimization.execution_accelerators
+    assert [item.name for item in accelerators.cpu_execution_accelerator] == ["openvino"]
+    assert config.batch_input and config.default_model_filename == "model.packed.onnx"
+    assert not encoder(Task.TEXT_CLASSIFICATION, Backend.ONNXRUNTIME).HasField("optimization")
+    assert not encoder(Task.TEXT_CLASSIFICATION, Backend.PYTHON, engine=EngineName.OPENVINO).HasField(
+        "optimization"
+    )
+
+
+@pytest.mark.parametrize(
+    ("choice", "cause"),
+    [
+        (
+            {"inference_precision": InferencePrecision.BF16},
+            "accelerator .* computes in fp32 and takes no other",
+        ),
+        ({"threads": 2}, "threads is 2 and instances 1, but .* takes no number of threads"),
+        ({"instances": 2}, "threads is 0 and instances 2, but"),
+    ],
+)
+def test_what_the_accelerator_cannot_be_told_is_refused(choice: dict[str, Any], cause: str) -> None:
+    with pytest.raises(RepositoryError, match=cause):
+        RepositoryOptions(backend=Backend.ONNXRUNTIME, engine=EngineName.OPENVINO, **choice)
+
+
+def test_bf16_without_openvino_is_refused() -> None:
+    for backend in BACKENDS:
+        with pytest.raises(RepositoryError, match="onnxruntime computes in the precision of the graph"):
+            RepositoryOptions(backend=backend, inference_precision=InferencePrecision.BF16)
+
+
+def test_backends_are_read_and_the_unfit_ones_refused_with_the_reason() -> None:
+    assert [parse_backend(backend.value) for backend in BACKENDS] == BACKENDS
+    with pytest.raises(RepositoryError, match="has no ragged batching"):
+        parse_backend("openvino")
+    with pytest.raises(RepositoryError, match="'tensorflow'; give python or onnxruntime"):
+        parse_backend("tensorflow")
 
 
 def test_the_onnxruntime_backend_keeps_no_arena_and_shares_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
