@@ -7,7 +7,8 @@ each in a process of its own, and returns a `Report`.
 from __future__ import annotations
 
 from .errors import BenchError
-from .matrix import BenchSettings, Case, EngineKind, EngineSpec, plan_engines
+from .matrix import BenchSettings, Case, EngineKind, EngineSpec
+from .plan import plan_engines
 from .report import EngineRecord, Measurement, Report
 from .rounds import run_benchmark
 from .statistics import Spread

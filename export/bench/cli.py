@@ -122,7 +122,8 @@ def bench_command(
 
     from ..cli import stop_on_signals
     from ..progress import TerminalProgress
-    from .matrix import BenchSettings, EngineKind, plan_engines
+    from .matrix import BenchSettings, EngineKind
+    from .plan import plan_engines
     from .plots import check_plotting, write_plots
     from .rounds import run_benchmark
     from .table import print_report

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -84,3 +87,24 @@ def test_a_step_that_takes_too_long_ends(spec: EngineSpec) -> None:
         with pytest.raises(EngineFailed, match=r"no result within 0\.2 s"):
             process.ask("run", seconds=30, most=1_000_000)
         assert not Path(f"/proc/{process.pid}").exists()
+
+
+def test_a_stopped_process_does_not_outlive_a_parent_that_was_killed(spec: EngineSpec) -> None:
+    fields = json.dumps(json.dumps(spec.to_dict()))
+    code = f"""
+import json, time
+from longserve.export.bench import EngineSpec
+from longserve.export.bench.engine_process import EngineProcess
+process = EngineProcess(EngineSpec.from_dict(json.loads({fields})), timeout=60)
+print(process.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = Path("/proc", parent.stdout.readline().strip())
+        assert worker.exists()
+        parent.kill()
+    until = time.monotonic() + 10
+    while worker.exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not worker.exists()

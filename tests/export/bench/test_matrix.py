@@ -1,100 +1,19 @@
-"""Which engines and inputs a run measures."""
+"""Which inputs a run measures."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
 
-from longserve.export.bench import BenchError, BenchSettings, EngineKind, EngineSpec, plan_engines
+from longserve.export.bench import BenchError, BenchSettings
 from longserve.serving.runtime.bundle import Bundle
-from longserve.serving.runtime.manifest import Layout, Precision, Quantization
 
 
 @pytest.fixture
 def bundle(classification_bundle: Path) -> Bundle:
     return Bundle.open(classification_bundle, verify=False)
-
-
-def other(bundle: Bundle, **changes: object) -> Bundle:
-    """A bundle of the same model elsewhere, as far as planning looks at it."""
-    manifest = dataclasses.replace(bundle.manifest, **changes)  # type: ignore[arg-type]
-    return Bundle(bundle.path.with_name("other"), manifest)
-
-
-class TestEngines:
-    def test_the_stock_model_comes_first_and_every_row_has_its_own_name(self, bundle: Bundle) -> None:
-        int8 = other(bundle, precision=Precision.INT8)
-        specs = plan_engines([bundle, int8], BenchSettings(), reference="checkpoint")
-        assert specs[0].kind is EngineKind.TORCH and specs[0].name == "torch eager fp32"
-        assert {spec.kind for spec in specs} == set(EngineKind)
-        assert len({spec.name for spec in specs}) == len(specs)
-        ours = [spec.name for spec in specs if spec.kind is EngineKind.ONNXRUNTIME]
-        assert ours == [
-            "onnxruntime fp32 padded",
-            "onnxruntime fp32 packed",
-            "onnxruntime int8 padded",
-            "onnxruntime int8 packed",
-        ]
-        assert {spec.threads > 0 for spec in specs} == {True}
-
-    def test_openvino_runs_a_float_bundle_in_both_arithmetics(self, bundle: Bundle) -> None:
-        settings = BenchSettings(engines=(EngineKind.OPENVINO,), layouts=(Layout.PACKED,))
-        specs = plan_engines([bundle, other(bundle, precision=Precision.INT8)], settings)
-        assert [(spec.name, spec.precision) for spec in specs] == [
-            ("openvino fp32 packed", "fp32"),
-            ("openvino fp32 as bf16 packed", "bf16"),
-            ("openvino int8 as fp32 packed", "int8"),
-            ("openvino int8 as bf16 packed", "int8"),
-        ]
-
-    def test_without_a_checkpoint_the_first_bundle_is_the_baseline(self, bundle: Bundle) -> None:
-        specs = plan_engines([bundle], BenchSettings(layouts=(Layout.PACKED,)))
-        assert specs[0].name == "onnxruntime fp32 packed"
-
-    def test_bundles_of_one_precision_are_told_apart(self, bundle: Bundle) -> None:
-        settings = BenchSettings(engines=(EngineKind.ONNXRUNTIME,), layouts=(Layout.PADDED,))
-        specs = plan_engines([bundle, other(bundle, block_size=16)], settings)
-        assert [spec.name for spec in specs] == [
-            f"onnxruntime fp32 {bundle.path.name} padded",
-            "onnxruntime fp32 other padded",
-        ]
-
-    def test_quantizations_are_told_apart(self, bundle: Bundle) -> None:
-        settings = BenchSettings(engines=(EngineKind.ONNXRUNTIME,), layouts=(Layout.PADDED,))
-        int8 = [
-            other(bundle, precision=Precision.INT8, quantization=kind)
-            for kind in (None, Quantization.WEIGHTS)
-        ]
-        int8[1] = Bundle(bundle.path.with_name("another"), int8[1].manifest)
-        specs = plan_engines([bundle, *int8], settings)
-        assert [spec.name for spec in specs] == [
-            "onnxruntime fp32 padded",
-            "onnxruntime int8 dynamic padded",
-            "onnxruntime int8 weights padded",
-        ]
-
-    def test_a_specification_survives_the_way_to_its_process(self, bundle: Bundle) -> None:
-        for spec in plan_engines([bundle], BenchSettings(), reference="checkpoint", revision="main"):
-            assert EngineSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-
-    def test_an_engine_that_needs_the_checkpoint_says_so(self, bundle: Bundle) -> None:
-        with pytest.raises(BenchError, match=r"torch-bf16 runs the checkpoint itself; .*--reference"):
-            plan_engines([bundle], BenchSettings(engines=(EngineKind.TORCH_BF16,)))
-
-    def test_bundles_of_different_models_are_refused(self, bundle: Bundle) -> None:
-        with pytest.raises(BenchError, match="not of one model: max_length is 512 and 100"):
-            plan_engines([bundle, other(bundle, max_length=100)], BenchSettings())
-
-    def test_a_bundle_named_twice_is_refused(self, bundle: Bundle) -> None:
-        with pytest.raises(BenchError, match="twice"):
-            plan_engines([bundle, bundle], BenchSettings())
-
-    def test_no_bundle_is_refused(self) -> None:
-        with pytest.raises(BenchError, match="no bundle"):
-            plan_engines([], BenchSettings())
 
 
 class TestCases:
