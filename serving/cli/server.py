@@ -280,15 +280,16 @@ def serve_command(
 ) -> None:
     """Serve the models of REPOSITORY with Triton until SIGTERM or Ctrl-C.
 
-    The URLs are printed when every model is ready. Triton's warnings and errors go to stderr, and nothing of
-    a request. docs/security.md says what is open to whom.
+    The URLs are printed when every model has answered a question. Triton's warnings and errors go to stderr,
+    and nothing of a request. docs/security.md says what is open to whom.
     """
-    from ..runtime.errors import ServerError
+    from ..runtime.errors import ServerError, ServerFailed
     from ..server.access import AccessPolicy, Api, check_host, closed_apis, read_admin_key
     from ..server.gateway import GatewayLimits
     from ..server.journal import Journal, Level, LogFormat
     from ..server.ports import Ports
     from ..server.process import TritonServer
+    from ..server.questions import fault_at
     from ..server.supervisor import Supervisor
 
     try:
@@ -320,6 +321,11 @@ def serve_command(
             failed = server.failed_models() if keep_going else {}
             for name, reason in failed.items():
                 journal.say(f"{name} does not load and is not served: {reason}", level=Level.ERROR)
+            fault = fault_at(server.urls.http)
+            if fault is not None and not keep_going:
+                raise ServerFailed(f"{fault}; see `longserve lint {repository}`")
+            if fault is not None and not failed:
+                journal.say(fault, level=Level.ERROR)
             models = [name for name in _model_names(repository) if name not in failed]
             urls = {**asdict(server.urls), "models": models}
             click.echo(json.dumps(urls) if as_json else _table(urls))

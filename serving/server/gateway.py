@@ -7,7 +7,8 @@ CVE-2025-23310). So Triton itself listens on a loopback port of its own, closed 
 - caps a request's size, also of chunked ones, and the time that it may take to arrive;
 - checks inference requests, so that a caller's mistake is a 400 that says what was wrong;
 - closes the administrative parts of the protocol to those without the key;
-- goes on answering, with 503, while Triton starts or is started anew.
+- goes on answering, with 503, while Triton starts or is started anew;
+- calls a model ready only if it answers a question (see `questions`).
 
 It runs in a thread with an event loop of its own. It writes nothing of a request to any log.
 """
@@ -29,7 +30,8 @@ from typing import Any
 from ..runtime.errors import InvalidInput, PortInUse, ServerError, UnfitEnvironment
 from .access import AccessPolicy, Api
 from .infer_request import InferBody, check_infer
-from .routes import Route, find_route, methods_of
+from .questions import Answer, Readiness
+from .routes import Route, find_route, methods_of, model_of
 
 __all__ = ["DEFAULT_MAX_REQUEST_BYTES", "Gateway", "GatewayLimits", "Upstream"]
 
@@ -124,6 +126,7 @@ class Gateway:
         self._limits = limits
         self._grace = grace
         self._report = report
+        self.readiness = Readiness(self._question)
         self._room = _BUFFERED_REQUESTS * limits.max_request_bytes
         self._started: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -210,6 +213,8 @@ class Gateway:
         path = request.raw_path.partition("?")[0]
         route = self._admitted(request, path)
         body = await self._read(request, held) if request.method == "POST" else b""
+        if route.api is Api.HEALTH and path.endswith("/ready"):
+            return await self._ready(path)
         if route.api is not Api.INFERENCE:
             return await self._ask_triton(request.method, path, body, {})
         checked = check_infer(InferBody(body, _json_length(request)))
@@ -217,6 +222,22 @@ class Gateway:
         return await self._ask_triton(
             "POST", path, checked.content, {} if length is None else {_JSON_LENGTH: str(length)}
         )
+
+    async def _ready(self, path: str) -> Any:
+        """Triton's answer, unless it is yes and a model does not answer."""
+        response = await self._ask_triton("GET", path, b"", {})
+        if response.status == 200:
+            fault = await self.readiness.fault(model_of(path))
+            if fault is not None:
+                raise _Refused(503, fault)
+        return response
+
+    async def _question(self, model: str, body: bytes) -> Answer:
+        try:
+            response = await self._ask_triton("POST", f"/v2/models/{model}/infer", body, {})
+        except _Refused as refused:
+            return Answer(refused.status, json.dumps({"error": refused.message}).encode())
+        return Answer(response.status, response.body)
 
     def _admitted(self, request: Any, path: str) -> Route:
         """The route of a request that may be made."""

@@ -29,6 +29,7 @@ from .installation import TritonInstallation, find_triton
 from .journal import Journal, LogFormat
 from .log import ServerLog
 from .ports import LOOPBACK, Ports
+from .questions import read_questions
 from .stubs import find_stubs, has_ended
 
 __all__ = ["LOOPBACK", "ServerUrls", "TritonServer"]
@@ -275,6 +276,7 @@ class TritonServer:
             grace=self._grace,
             report=None if self._journal is None else self._journal.report_defect,
         )
+        gateway.readiness.questions = read_questions(self._repository)
         gateway.start()
         return gateway
 

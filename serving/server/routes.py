@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import urllib.parse
 from dataclasses import dataclass
 
 from .access import Api
 
-__all__ = ["Route", "find_route", "methods_of"]
+__all__ = ["Route", "find_route", "methods_of", "model_of"]
 
 _MODEL = r"/v2/models/[A-Za-z0-9_.~%-]+"
 _VERSIONED = rf"{_MODEL}(?:/versions/[0-9]{{1,18}})?"
@@ -62,3 +63,9 @@ def find_route(method: str, path: str) -> Route | None:
 def methods_of(path: str) -> tuple[str, ...]:
     """What may be asked of a path; nothing if it does not exist."""
     return next((route.methods for route in _ROUTES if route.path.fullmatch(path)), ())
+
+
+def model_of(path: str) -> str | None:
+    """The model that a path is about; None if it is about the server."""
+    parts = path.split("/")
+    return urllib.parse.unquote(parts[3]) if parts[2:3] == ["models"] and len(parts) > 4 else None

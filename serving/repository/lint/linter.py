@@ -24,6 +24,7 @@ _RULES: tuple[Rule, ...] = (
     contents.check_parameters,
     contents.check_code,
     machine.check_backend,
+    machine.check_engine,
     scheduling.check_batching,
     scheduling.check_queue,
     scheduling.check_encoder_queue,
@@ -70,6 +71,7 @@ def lint_repository(
     around = Surroundings(
         models=ours,
         backends=machine.backends_of(target),
+        packages=None if installation is None else machine.visible_packages(),
         server="the wheel's Triton" if target is Target.EMBEDDED else "the server",
         cores=available_cores() if cores is None else cores,
     )

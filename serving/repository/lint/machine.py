@@ -5,13 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 
-from ...runtime.errors import TritonNotFound
-from ...server.environment import check_libpython, check_numpy, check_packages, check_stub
+from ...runtime.engine_settings import EngineName, EngineSettings, InferencePrecision
+from ...runtime.errors import EngineError, TritonNotFound
+from ...server.environment import (
+    check_libpython,
+    check_numpy,
+    check_packages,
+    check_stub,
+    visible_packages,
+)
 from ...server.installation import TritonInstallation, find_triton
 from .findings import Finding, Severity
 from .models import Model, Surroundings, error
 
-__all__ = ["Target", "check_backend", "check_environment", "find_target"]
+__all__ = [
+    "Target",
+    "backends_of",
+    "check_backend",
+    "check_engine",
+    "check_environment",
+    "find_target",
+    "unknown_server",
+    "visible_packages",
+]
 
 _EMBEDDED_BACKENDS = ("python",)
 
@@ -68,6 +84,35 @@ def check_backend(model: Model, around: Surroundings) -> Iterator[Finding]:
             model.config_file,
             f"the backend is {backend}, but {around.server} has only {', '.join(around.backends)}",
             "build it with --backend python, or serve it in NVIDIA's container (lint: --server container)",
+        )
+
+
+def check_engine(model: Model, around: Surroundings) -> Iterator[Finding]:
+    """A Python encoder's engine must be one that there is, and be installed where it runs."""
+    if model.is_text_model or not model.uses_python:
+        return
+    given = {name: model.parameters.get(name, "") for name in ("engine", "inference_precision")}
+    try:
+        settings = EngineSettings(
+            engine=EngineName(given["engine"]),
+            inference_precision=InferencePrecision(given["inference_precision"]),
+        )
+    except (ValueError, EngineError) as refused:
+        yield error(
+            "bad-engine",
+            model.config_file,
+            " and ".join(f"{name} is {value!r}" for name, value in given.items()) + f": {refused}",
+            "build the model again with --engine and --inference-precision",
+        )
+        return
+    packages, name = around.packages, settings.engine.value
+    extra = "openvino" if settings.engine is EngineName.OPENVINO else "cpu"
+    if packages is not None and not any(package.startswith(name) for package in packages):
+        yield error(
+            "engine-missing",
+            model.config_file,
+            f"the engine is {name}, which this environment's Python models cannot see",
+            f"install 'longserve[{extra}]', or build the model with another --engine",
         )
 
 

@@ -104,12 +104,15 @@ class Surroundings:
     Attributes:
         models: all models of ours in the repository, by name.
         backends: names of the backends that the server has; None if that is not known.
+        packages: name and version of the engines' packages that its Python models see; None if that is not
+            known.
         server: what that server is, for people.
         cores: processor cores that it may use.
     """
 
     models: Mapping[str, Model]
     backends: Sequence[str] | None
+    packages: Mapping[str, str] | None
     server: str
     cores: int
 

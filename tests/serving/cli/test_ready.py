@@ -1,4 +1,5 @@
-"""`longserve ready` tells what Triton does not: that a model which is loaded does not answer."""
+"""`longserve ready`, and a server's own readiness over HTTP, tell what Triton does not: that a model which is
+loaded does not answer."""
 
 from __future__ import annotations
 
@@ -6,12 +7,14 @@ import json
 import shutil
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 from triton_fixture import CLASSIFIER, FREE_PORTS, QA, RunningServer
 
+from longserve.serving import Client
 from longserve.serving.repository import build_repository
 from longserve.serving.server import TritonServer
 
@@ -34,18 +37,36 @@ def test_models_that_answer(triton_server: RunningServer) -> None:
 
 
 def test_a_model_that_is_loaded_but_does_not_answer(classification_bundle: Path, tmp_path: Path) -> None:
-    """Triton 2.51 calls a text model ready although its encoder is not there."""
+    """Triton 2.51 calls a text model ready without its encoder; over gRPC it is Triton that says so."""
     built = build_repository(classification_bundle, "alone", tmp_path)
     shutil.rmtree(built.encoder)
     with TritonServer(tmp_path, ports=FREE_PORTS, grace=1.0) as server:
-        for path in ("/v2/health/ready", "/v2/models/alone/ready"):
-            with urllib.request.urlopen(server.urls.http + path, timeout=30) as response:
-                assert response.status == 200
+        for path in ("/v2/health/ready", "/v2/models/alone/ready", "/v2/models/alone/versions/1/ready"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(server.urls.http + path, timeout=30)
+            assert refused.value.code == 503
+            message = json.loads(refused.value.read())["error"]
+            assert message.startswith("alone is loaded, but does not answer: alone_encoder")
+        with Client(server.urls.grpc) as client:
+            assert client.server_ready()
+            client.wait_until_ready(5, model="alone")
         for options in ((), ("--model", "alone"), ("--wait", "0.5"), ("--allow-busy",)):
             result = ready("--url", server.urls.grpc, *options)
             assert (result.returncode, result.stderr) == (1, "")
             assert result.stdout.startswith("alone  silent ")
             assert "alone_encoder" in result.stdout
+
+
+def test_serve_does_not_say_that_it_is_ready_if_a_model_does_not_answer(
+    classification_bundle: Path, tmp_path: Path
+) -> None:
+    built = build_repository(classification_bundle, "alone", tmp_path)
+    shutil.rmtree(built.encoder)
+    ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+    command = [LONGSERVE, "serve", tmp_path, *ports, "--grace", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "alone is loaded, but does not answer: alone_encoder" in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("options", [(), ("--wait", "0.5"), ("--model", "x"), ("--json",)])

@@ -15,6 +15,7 @@ from longserve.serving import Task
 from longserve.serving.repository import Backend, build_repository
 from longserve.serving.repository.lint import Severity, Target, lint_repository
 from longserve.serving.repository.lint import machine as machine_rules
+from longserve.serving.runtime.engine_settings import EngineName
 from longserve.serving.runtime.errors import TritonNotFound
 from longserve.serving.server.environment import Fitness
 from longserve.serving.server.installation import TritonInstallation
@@ -24,18 +25,18 @@ from .conftest import ENCODER, NAME, Repository
 Build = Callable[..., Repository]
 CLASSIFY, ASK = Task.TEXT_CLASSIFICATION, Task.QUESTION_ANSWERING
 PYTHON, ONNXRUNTIME = Backend.PYTHON, Backend.ONNXRUNTIME
-BUILDABLE = [PYTHON, ONNXRUNTIME]
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
 
 @pytest.mark.parametrize("portable", [False, True], ids=["", "portable"])
 @pytest.mark.parametrize("token_types", [1, 2])
-@pytest.mark.parametrize("backend", BUILDABLE)
+@pytest.mark.parametrize("engine", list(EngineName))
+@pytest.mark.parametrize("backend", list(Backend))
 @pytest.mark.parametrize("task", list(Task))
 def test_what_was_just_built_is_clean(
-    build: Build, task: Task, backend: Backend, token_types: int, portable: bool
+    build: Build, task: Task, backend: Backend, engine: EngineName, token_types: int, portable: bool
 ) -> None:
-    repository = build(task, backend, type_vocab_size=token_types, portable=portable)
+    repository = build(task, backend, engine=engine, type_vocab_size=token_types, portable=portable)
     assert repository.lint(cores=1) == []
 
 
@@ -573,6 +574,29 @@ class TestMachine:
         finding = repository.the_only("no-server", server=Target.AUTO)
         assert finding.severity is Severity.NOTE
         assert repository.the_only("backend-missing", server=Target.EMBEDDED)
+
+    @pytest.mark.parametrize(
+        ("parameters", "words"),
+        [
+            ({"engine": "tensorrt"}, "engine is 'tensorrt'"),
+            ({"inference_precision": "fp8"}, "inference_precision is 'fp8'"),
+            ({"inference_precision": "bf16"}, "onnxruntime computes in the precision of the graph"),
+        ],
+    )
+    def test_an_engine_that_there_is_not(self, build: Build, parameters: dict[str, str], words: str) -> None:
+        repository = build()
+        for name, value in parameters.items():
+            repository.edit(ENCODER, parameter(name, value))
+        assert words in repository.the_only("bad-engine").found
+
+    def test_an_engine_that_is_not_installed(self, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+        repository = build(engine=EngineName.OPENVINO)
+        monkeypatch.setattr(machine_rules, "visible_packages", lambda: {"onnxruntime": "1.32.0"})
+        finding = repository.the_only("engine-missing", server=Target.EMBEDDED)
+        assert "'longserve[openvino]'" in finding.fix
+        assert repository.lint(Target.CONTAINER) == []
+        monkeypatch.setattr(machine_rules, "visible_packages", lambda: {"openvino": "2026.4.1"})
+        assert repository.lint(Target.EMBEDDED) == []
 
     @pytest.mark.parametrize(
         ("check", "rule"),

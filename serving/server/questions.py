@@ -1,0 +1,151 @@
+"""The question that tells whether a model answers, and when a server counts as ready.
+
+Triton 2.51 calls a model ready once it is loaded: also when the process that runs it has died, and a text
+model when its encoder is not there. Only a question tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import RepositoryError
+
+__all__ = ["Answer", "PROBE_ID", "Questions", "Readiness", "fault_at", "read_questions"]
+
+PROBE_ID = "longserve-readiness"
+"""Request id of the questions, by which a log tells them from callers' requests."""
+_TEXT = "Is this model ready?"
+_QUEUE_FULL = b"Exceeds maximum queue size"
+_SECONDS = 5.0
+_REMEMBERED_SECONDS = 1.0
+_ENCODER_INPUTS = {"input_ids", "global_attention_mask"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """What the models of a repository are asked.
+
+    Attributes:
+        bodies: model to the JSON body of an inference request.
+        of_the_server: the models that must answer if the server is to be ready: text models, and encoders
+            that no text model calls.
+    """
+
+    bodies: Mapping[str, bytes] = field(default_factory=dict)
+    of_the_server: tuple[str, ...] = ()
+
+
+def read_questions(repository: Path) -> Questions:
+    """Find out from the configurations what each model of ours can be asked; others are not asked."""
+    from ..repository.config import parse_config
+
+    bodies: dict[str, bytes] = {}
+    called: set[str] = set()
+    for path in sorted(repository.glob("*/config.pbtxt")):
+        try:
+            config = parse_config(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError, RepositoryError):
+            continue  # Triton will say so
+        inputs = {tensor.name for tensor in config.input}
+        body = _body(inputs)
+        if body is not None:
+            bodies[path.parent.name] = body
+        if "encoder" in config.parameters:
+            called.add(config.parameters["encoder"].string_value)
+    return Questions(bodies=bodies, of_the_server=tuple(name for name in bodies if name not in called))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model answered: an HTTP status and a body."""
+
+    status: int
+    content: bytes
+
+
+class Readiness:
+    """Asks models, each at most once a second however often one asks for its readiness."""
+
+    def __init__(self, ask: Callable[[str, bytes], Awaitable[Answer]]) -> None:
+        """Ask nothing yet.
+
+        Args:
+            ask: sends the body of an inference request to a model.
+        """
+        self.questions = Questions()
+        self._ask = ask
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._known: dict[str, tuple[float, str | None]] = {}
+
+    async def fault(self, model: str | None) -> str | None:
+        """Why a model, or the server where `model` is None, does not answer; None if it does.
+
+        A model that is overloaded counts as ready: it refuses at once, as it should.
+        """
+        names = self.questions.of_the_server if model is None else (model,)
+        for name in names:
+            reason = await self._fault_of(name) if name in self.questions.bodies else None
+            if reason is not None:
+                return f"{name} is loaded, but does not answer: {reason}"
+        return None
+
+    async def _fault_of(self, name: str) -> str | None:
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            known = self._known.get(name)
+            if known is not None and time.monotonic() - known[0] < _REMEMBERED_SECONDS:
+                return known[1]
+            reason = await self._asked(name)
+            self._known[name] = (time.monotonic(), reason)
+            return reason
+
+    async def _asked(self, name: str) -> str | None:
+        try:
+            answer = await asyncio.wait_for(self._ask(name, self.questions.bodies[name]), _SECONDS)
+        except asyncio.TimeoutError:
+            return f"no answer within {_SECONDS:g} seconds"
+        if answer.status == 200 or _QUEUE_FULL in answer.content:
+            return None
+        return _message(answer)
+
+
+def fault_at(url: str) -> str | None:
+    """Ask a gateway whether its server is ready; return why not, or None if it is."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{url}/v2/health/ready", timeout=60.0):
+            return None
+    except urllib.error.HTTPError as error:
+        return _message(Answer(error.code, error.read()))
+    except OSError as error:
+        return str(error)
+
+
+def _message(answer: Answer) -> str:
+    try:
+        return str(json.loads(answer.content)["error"])
+    except (ValueError, TypeError, KeyError):
+        return f"status {answer.status}"
+
+
+def _body(inputs: set[str]) -> bytes | None:
+    """The question for a model with these inputs; None if it is none of ours."""
+    if inputs in ({"TEXT"}, {"QUESTION", "CONTEXT"}):
+        tensors = [_tensor(name, "BYTES", _TEXT) for name in sorted(inputs)]
+    elif inputs >= _ENCODER_INPUTS:
+        tensors = [_tensor("input_ids", "INT64", 0), _tensor("global_attention_mask", "INT64", 1)]
+        tensors += [_tensor("token_type_ids", "INT64", 0)] * ("token_type_ids" in inputs)
+    else:
+        return None
+    return json.dumps({"id": PROBE_ID, "inputs": tensors}).encode()
+
+
+def _tensor(name: str, datatype: str, value: Any) -> dict[str, Any]:
+    return {"name": name, "shape": [1, 1], "datatype": datatype, "data": [value]}
