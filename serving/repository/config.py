@@ -235,7 +235,8 @@ def _set_parameters(config: Any, values: Mapping[str, str]) -> None:
 
 
 def _add_warmup(config: Any, sample: WarmupSample) -> None:
-    warmup = config.model_warmup.add(name=sample.name, batch_size=sample.requests, count=1)
+    requests = min(sample.requests, config.max_batch_size)
+    warmup = config.model_warmup.add(name=sample.name, batch_size=requests, count=1)
     for tensor, array in sample.tensors.items():
         entry = warmup.inputs[tensor]
         entry.data_type = triton.TYPE_INT64

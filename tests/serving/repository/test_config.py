@@ -207,6 +207,13 @@ def test_the_onnxruntime_backend_keeps_no_arena_and_shares_the_cores(monkeypatch
     assert one["intra_op_thread_count"] == "0"  # every core of the machine that serves
 
 
+@pytest.mark.parametrize(("size", "requests"), [(1, [1, 1]), (8, [2, 1])])
+def test_a_warmup_run_is_no_larger_than_a_batch(size: int, requests: list[int]) -> None:
+    """Triton does not load a model whose sample is: `batch size 2 …, max allowed is 1`."""
+    config = encoder(Task.QUESTION_ANSWERING, Backend.PYTHON, max_batch_size=size)
+    assert [sample.batch_size for sample in config.model_warmup] == requests
+
+
 def test_the_text_models_tensors() -> None:
     def tensors(items: Any) -> list[tuple[str, int, list[int]]]:
         return [(item.name, item.data_type, list(item.dims)) for item in items]
