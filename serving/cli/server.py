@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from ..repository.options import OPENVINO_BACKEND, Backend, RepositoryOptions, parse_backend
-from ..runtime.cores import available_cores
-from ..runtime.engine_settings import EngineName, InferencePrecision
+from .engines import engine_options, with_engine
 
 if TYPE_CHECKING:
-    from ..repository.engine_choice import EngineChoice
     from ..server.journal import Journal
 
 __all__ = ["doctor_command", "repo_command", "serve_command"]
@@ -27,7 +25,6 @@ __all__ = ["doctor_command", "repo_command", "serve_command"]
 _LOG_FORMATS = ("text", "json")
 _DEFAULT_REPOSITORY = "model_repository"
 _DEFAULTS = RepositoryOptions()
-_AUTO = "auto"
 
 
 @click.command("repo")
@@ -40,21 +37,7 @@ _AUTO = "auto"
     show_default=True,
     help="What runs the encoder: python for `longserve serve`, onnxruntime for NVIDIA's container.",
 )
-@click.option(
-    "--engine",
-    type=click.Choice([*(engine.value for engine in EngineName), _AUTO]),
-    default=_DEFAULTS.engine.value,
-    show_default=True,
-    help="What computes in the encoder; auto measures on this machine. With --backend onnxruntime, openvino "
-    "is its OpenVINO accelerator.",
-)
-@click.option(
-    "--inference-precision",
-    type=click.Choice([*(precision.value for precision in InferencePrecision), _AUTO]),
-    default=_DEFAULTS.inference_precision.value,
-    show_default=True,
-    help="Arithmetic of the float operators; auto measures and may take bf16, which rounds.",
-)
+@engine_options
 @click.option(
     "--instances", type=int, default=_DEFAULTS.instances, show_default=True, help="Encoder instances."
 )
@@ -145,64 +128,13 @@ def repo_command(
         max_windows=max_windows,
         portable=portable,
     )
-    options = _with_engine(options, bundle, engine, inference_precision)
+    options = with_engine(options, bundle, engine, inference_precision)
     built = build_repository(bundle, name, output, options)
     click.echo(str(built.encoder))
     if built.text is None:
         click.echo(f"{bundle} has no tokenizer, so there is no text model, only the encoder", err=True)
     else:
         click.echo(str(built.text))
-
-
-def _with_engine(
-    options: RepositoryOptions, bundle: Path, engine: str, inference_precision: str
-) -> RepositoryOptions:
-    """Return the options with the engine named, or, if one of them is `auto`, with the one measured best."""
-    if _AUTO not in (engine, inference_precision):
-        precision = InferencePrecision(inference_precision)
-        return replace(options, engine=EngineName(engine), inference_precision=precision)
-    if options.backend is not Backend.PYTHON:
-        raise click.UsageError(
-            f"auto measures the engines of this environment, and --backend {options.backend.value} runs "
-            "another's; name the engine and the precision"
-        )
-    from ..repository.engine_choice import choose_engine
-    from ..runtime.bundle import Bundle
-
-    choice = choose_engine(
-        Bundle.open(bundle, verify=False),  # building the repository verifies it
-        engine=None if engine == _AUTO else EngineName(engine),
-        inference_precision=None if inference_precision == _AUTO else InferencePrecision(inference_precision),
-        threads=options.threads or max(1, available_cores() // options.instances),
-        report=lambda line: click.echo(line, err=True),
-    )
-    _print_choice(choice)
-    return replace(
-        options,
-        engine=choice.chosen.engine,
-        inference_precision=choice.chosen.inference_precision,
-        engine_record=choice.to_json(),
-    )
-
-
-def _print_choice(choice: EngineChoice) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=f"milliseconds of one run, {choice.threads} threads", title_justify="left")
-    for heading in ("engine", *(f"{length} tokens" for length in choice.lengths), "speed", "difference"):
-        table.add_column(heading, justify="left" if heading == "engine" else "right")
-    table.add_column("", overflow="fold")
-    for candidate in choice.measured:
-        figures = [f"{1e3 * seconds:.1f}" for seconds in candidate.seconds] or [""] * len(choice.lengths)
-        speed = f"{candidate.speedup:.2f}" if candidate.seconds else ""
-        difference = f"{candidate.difference:.1e}" if candidate.seconds else ""
-        verdict = candidate.refused or ("" if candidate.allowed else "for comparison")
-        verdict = "chosen" if candidate is choice.chosen else verdict
-        table.add_row(*map(escape, (candidate.name, *figures, speed, difference, verdict)))
-    # a fixed width where the output is no terminal: a table must not be cut there
-    Console(stderr=True, width=None if sys.stderr.isatty() else 140).print(table)
 
 
 @click.command("serve")
