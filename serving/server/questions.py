@@ -18,13 +18,22 @@ from typing import Any
 
 from ..runtime.errors import RepositoryError
 
-__all__ = ["Answer", "PROBE_ID", "Questions", "Readiness", "fault_at", "read_questions"]
+__all__ = [
+    "Answer",
+    "PROBE_ID",
+    "Questions",
+    "Readiness",
+    "SECONDS_PER_QUESTION",
+    "fault_at",
+    "read_questions",
+]
 
 PROBE_ID = "longserve-readiness"
 """Request id of the questions, by which a log tells them from callers' requests."""
 _TEXT = "Is this model ready?"
 _QUEUE_FULL = b"Exceeds maximum queue size"
-_SECONDS = 5.0
+SECONDS_PER_QUESTION = 5.0
+"""How long a model may take for its answer."""
 _REMEMBERED_SECONDS = 1.0
 _ENCODER_INPUTS = {"input_ids", "global_attention_mask"}
 
@@ -108,9 +117,11 @@ class Readiness:
 
     async def _asked(self, name: str) -> str | None:
         try:
-            answer = await asyncio.wait_for(self._ask(name, self.questions.bodies[name]), _SECONDS)
+            answer = await asyncio.wait_for(
+                self._ask(name, self.questions.bodies[name]), SECONDS_PER_QUESTION
+            )
         except asyncio.TimeoutError:
-            return f"no answer within {_SECONDS:g} seconds"
+            return f"no answer within {SECONDS_PER_QUESTION:g} seconds"
         if answer.status == 200 or _QUEUE_FULL in answer.content:
             return None
         return _message(answer)

@@ -4,9 +4,12 @@ loaded does not answer."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,6 +20,8 @@ from triton_fixture import CLASSIFIER, FREE_PORTS, QA, RunningServer
 from longserve.serving import Client
 from longserve.serving.repository import build_repository
 from longserve.serving.server import TritonServer
+from longserve.serving.server.questions import fault_at
+from longserve.serving.server.stubs import find_stubs
 
 LONGSERVE = Path(sys.executable).parent / "longserve"
 
@@ -55,6 +60,24 @@ def test_a_model_that_is_loaded_but_does_not_answer(classification_bundle: Path,
             assert (result.returncode, result.stderr) == (1, "")
             assert result.stdout.startswith("alone  silent ")
             assert "alone_encoder" in result.stdout
+
+
+def test_a_model_whose_process_has_died(classification_bundle: Path, tmp_path: Path) -> None:
+    """`longserve serve` starts Triton anew then; here nobody does."""
+    build_repository(classification_bundle, "letters", tmp_path)
+    with TritonServer(tmp_path, ports=FREE_PORTS, grace=1.0) as server:
+        assert fault_at(server.urls.http) is None
+        (encoder,) = [pid for pid, model in find_stubs(server.pid).items() if model == "letters_encoder"]
+        os.kill(encoder, signal.SIGKILL)
+        time.sleep(1.1)  # an answer counts for a second
+        for path in ("/v2/health/ready", "/v2/models/letters/ready", "/v2/models/letters_encoder/ready"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(server.urls.http + path, timeout=30)
+            assert refused.value.code == 503 and b"does not answer" in refused.value.read()
+        with Client(server.urls.grpc) as client:
+            assert client.server_ready()
+        result = ready("--url", server.urls.grpc)
+        assert result.returncode == 1 and result.stdout.startswith("letters  silent")
 
 
 def test_serve_does_not_say_that_it_is_ready_if_a_model_does_not_answer(

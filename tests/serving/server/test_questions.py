@@ -77,7 +77,7 @@ def test_who_is_asked() -> None:
 
 
 def test_a_model_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(questions, "_SECONDS", 0.05)
+    monkeypatch.setattr(questions, "SECONDS_PER_QUESTION", 0.05)
     fault = asyncio.run(Models(delay=10).readiness().fault(None))
     assert fault == "a is loaded, but does not answer: no answer within 0.05 seconds"
 
