@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from longserve.export.bench.process_memory import read_memory
 _STUB = "triton_python_backend_stub"
 
 
-def server_memory(parent: int | None = None) -> list[dict[str, Any]]:
-    """Read the memory of Triton's processes under `parent` (this process by default), in bytes.
+def server_memory(server: int) -> list[dict[str, Any]]:
+    """Read the memory of the processes of the Triton whose process id is `server`, in bytes.
 
     Returns:
         For each process its `model` (None for Triton itself, which holds the batcher and the sockets), the
@@ -21,7 +20,7 @@ def server_memory(parent: int | None = None) -> list[dict[str, Any]]:
         (`private_bytes`).
     """
     found = []
-    for process, words in _descendants(os.getpid() if parent is None else parent):
+    for process, words in _family(server):
         program = Path(words[0]).name
         if program not in ("tritonserver", _STUB):
             continue
@@ -37,8 +36,8 @@ def server_memory(parent: int | None = None) -> list[dict[str, Any]]:
     return sorted(found, key=lambda entry: entry["model"] or "")
 
 
-def _descendants(parent: int) -> list[tuple[int, list[str]]]:
-    """Return every process below `parent` with the words of its command line."""
+def _family(eldest: int) -> list[tuple[int, list[str]]]:
+    """Return a process and every process below it with the words of its command line."""
     parents, commands = {}, {}
     for directory in Path("/proc").iterdir():
         if not directory.name.isdecimal():
@@ -51,8 +50,8 @@ def _descendants(parent: int) -> list[tuple[int, list[str]]]:
         process = int(directory.name)
         parents[process] = int(stat.rsplit(")", 1)[1].split()[1])
         commands[process] = words
-    below, frontier = [], {parent}
-    while frontier:
-        frontier = {process for process, above in parents.items() if above in frontier}
-        below += [(process, commands[process]) for process in sorted(frontier)]
-    return below
+    family, generation = [], {eldest} & set(commands)
+    while generation:
+        family += [(process, commands[process]) for process in sorted(generation)]
+        generation = {process for process, above in parents.items() if above in generation}
+    return family

@@ -298,7 +298,7 @@ def main() -> None:
                 url = server.urls.grpc.removeprefix("grpc://")
                 found = measure_rounds(url, bundle, planned, generator, chosen)
                 rows = summarize(planned, found, batch_sizes(url, planned), chosen)
-                memory = server_memory()
+                memory = server_memory(server.pid)
                 if chosen.text_lengths:
                     lengths = [int(length) for length in chosen.text_lengths.split(",")]
                     settings = EngineSettings(

@@ -16,6 +16,12 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 logging.getLogger("torch.__trace").propagate = False
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of `tests/serving/server/test_fuzz.py`."""
+    parser.addoption("--fuzz-examples", type=int, default=100, help="Inputs that each surface is tried with.")
+    parser.addoption("--fuzz-report", help="File for the outcomes' counts, as JSON.")
+
+
 @pytest.fixture(scope="session")
 def classification_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random classifier of five labels."""

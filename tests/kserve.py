@@ -107,8 +107,10 @@ class GrpcCaller:
             tensor = self.triton.InferInput(name, list(array.shape), _DATATYPES[array.dtype.name])
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)
+        others = dict(parameters or {})
+        timeout = others.pop("timeout", None)  # tritonclient wants it apart
         try:
-            result = self.client.infer(model, tensors, parameters=dict(parameters or {}), client_timeout=60)
+            result = self.client.infer(model, tensors, parameters=others, timeout=timeout, client_timeout=60)
         except InferenceServerException as error:
             raise Refused(str(error.status()), str(error.message())) from None
         return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import re
+import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Scrape", "scrape"]
+__all__ = ["Scrape", "scrape", "settled"]
 
 _TYPE = re.compile(r"# TYPE (?P<name>\S+) (?P<type>counter|gauge|histogram|summary)")
 _SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
@@ -56,3 +57,20 @@ def scrape(url: str) -> Scrape:
         assert not _LABEL.sub("", labels), f"no labels: {line!r}"
         samples[match["name"], frozenset(_LABEL.findall(labels))] = float(match["value"])
     return Scrape(samples, types)
+
+
+def settled(url: str, seconds: float = 10.0) -> Scrape:
+    """Read it when our counts grow no more: a text model counts a request after it has answered it."""
+    deadline = time.monotonic() + seconds
+    last = scrape(url)
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        now = scrape(url)
+        if _ours(now) == _ours(last):
+            break
+        last = now
+    return last
+
+
+def _ours(found: Scrape) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {key: value for key, value in found.samples.items() if key[0].startswith("longserve_")}

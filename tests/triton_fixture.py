@@ -25,6 +25,7 @@ FREE_PORTS = Ports(http=0, grpc=0, metrics=0)
 class RunningServer:
     """The session's server and what it serves."""
 
+    server: TritonServer
     urls: ServerUrls
     repository: Path
     classification_bundle: Path
@@ -42,4 +43,4 @@ def triton_server(
     build_repository(classification_bundle, CLASSIFIER, repository)
     build_repository(qa_bundle, QA, repository)
     with TritonServer(repository, ports=FREE_PORTS, log=sys.stderr, grace=2.0) as server:
-        yield RunningServer(server.urls, repository, classification_bundle, qa_bundle)
+        yield RunningServer(server, server.urls, repository, classification_bundle, qa_bundle)

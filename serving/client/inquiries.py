@@ -28,6 +28,9 @@ __all__ = [
 ]
 
 
+_CAPS = ("max_queue_size", "max_text_bytes", "max_windows")
+
+
 class Topic(Enum):
     """What is asked."""
 
@@ -75,14 +78,15 @@ class ModelLimits:
     Attributes:
         max_length: longest sequence in tokens; longer texts are read in windows.
         max_batch_size: most texts or sequences of one request. (`Client` sends each text as its own.)
-        max_queue_size: requests that may wait; one more is refused as `Overloaded`.
+        max_queue_size: requests that each process of a text model holds; one more is refused as `Overloaded`.
+            None for an encoder.
         max_text_bytes: largest text, question or context, in bytes of UTF-8; None for an encoder.
         max_windows: most windows of one text; None for an encoder.
     """
 
     max_length: int
     max_batch_size: int
-    max_queue_size: int
+    max_queue_size: int | None
     max_text_bytes: int | None
     max_windows: int | None
 
@@ -136,14 +140,13 @@ def read_limits(config: Any, where: str) -> ModelLimits:
     """
     try:
         parameters = _parameters(config)
-        caps = {name: parameters.get(name) for name in ("max_text_bytes", "max_windows")}
-        queue = config["dynamic_batching"]["default_queue_policy"]
+        caps = {name: int(parameters[name]) for name in _CAPS if name in parameters}
         return ModelLimits(
             max_length=int(parameters["max_length"]),
             max_batch_size=int(config["max_batch_size"]),
-            max_queue_size=int(queue["max_queue_size"]),
-            max_text_bytes=None if caps["max_text_bytes"] is None else int(caps["max_text_bytes"]),
-            max_windows=None if caps["max_windows"] is None else int(caps["max_windows"]),
+            max_queue_size=caps.get("max_queue_size"),
+            max_text_bytes=caps.get("max_text_bytes"),
+            max_windows=caps.get("max_windows"),
         )
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise _unreadable(where, error) from error

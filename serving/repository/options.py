@@ -48,10 +48,9 @@ class RepositoryOptions:
         max_batch_size: most sequences (encoder) or texts (text model) of one execution, and of one request.
         max_tokens_per_run: most tokens of one run of the graph with the python backend; what goes beyond is
             split into several runs. It bounds the memory. 0: twice the model's length, at least 8192.
-        max_queue_size: requests that may wait for each model; one more is refused at once.
-        queue_timeout: seconds that a text may wait for the text model before it is refused.
-        encoder_queue_timeout: seconds that a sequence may wait for the encoder; longer, because a long
-            document's windows wait for each other.
+        max_queue_size: requests that each text instance holds, waiting or under way; one more is refused at
+            once.
+        queue_timeout: seconds that a text may wait for its first turn at the encoder before it is refused.
         max_queue_delay: seconds that the encoder's batcher waits for more sequences to come.
         text_instances: processes that tokenize and decode.
         max_in_flight: encoder requests that one text instance has under way at the same time.
@@ -71,7 +70,6 @@ class RepositoryOptions:
     max_tokens_per_run: int = 0
     max_queue_size: int = 128
     queue_timeout: float = 60.0
-    encoder_queue_timeout: float = 300.0
     max_queue_delay: float = 0.001
     text_instances: int = 2
     max_in_flight: int = 16
@@ -87,15 +85,8 @@ class RepositoryOptions:
         for name in ("threads", "max_tokens_per_run", "max_queue_delay"):
             _check(name, getattr(self, name), minimum=0)
         self._check_engine()
-        for name in ("queue_timeout", "encoder_queue_timeout"):
-            if getattr(self, name) <= 0:
-                raise RepositoryError(f"{name} is {getattr(self, name)}; give a positive number of seconds")
-        in_flight = self.text_instances * self.max_in_flight
-        if in_flight > self.max_queue_size:
-            raise RepositoryError(
-                f"{self.text_instances} text instances with {self.max_in_flight} encoder requests each could "
-                f"overrun the encoder's queue of {self.max_queue_size}; give a max_queue_size of {in_flight}"
-            )
+        if self.queue_timeout <= 0:
+            raise RepositoryError(f"queue_timeout is {self.queue_timeout}; give a positive number of seconds")
 
     def _check_engine(self) -> None:
         try:

@@ -25,7 +25,9 @@ class Outcome(str, Enum):
     REFUSED = "refused"
     """The caller's mistake."""
     OVERLOADED = "overloaded"
-    """The encoder's queue was full."""
+    """The model held as many requests as it may."""
+    EXPIRED = "expired"
+    """Its time was over before the answer was there."""
     FAILED = "failed"
 
 

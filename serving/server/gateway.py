@@ -326,8 +326,8 @@ class _DefectHandler(logging.Handler):
         from aiohttp import http_exceptions
 
         error = record.exc_info[1] if record.exc_info else None
-        if error is None or isinstance(error, http_exceptions.HttpProcessingError):
-            return  # no defect: a malformed request
+        if error is None or isinstance(error, (http_exceptions.HttpProcessingError, ConnectionError)):
+            return  # no defect: a malformed request, or a client that has gone
         where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
         self._report(f"http gateway: unexpected {type(error).__name__}:\n{where}")
 

@@ -32,9 +32,12 @@ def padded_encoder() -> Iterator[ModuleType]:
     encoder = SimpleNamespace(
         TritonPythonModel=object, _graph_files=None, open_packed_engine=None, encode=None, plan_runs=None
     )
+    # A package object of its own: importing a submodule sets it as an attribute of its package.
+    package = ModuleType("longserve_runtime")
+    package.__path__ = list(runtime.__path__)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "packed_encoder", encoder)
-        patch.setitem(sys.modules, "longserve_runtime", runtime)
+        patch.setitem(sys.modules, "longserve_runtime", package)
         yield importlib.import_module("padded_encoder")
         for name in [
             name for name in sys.modules if name.startswith(("longserve_runtime.", "padded_encoder"))

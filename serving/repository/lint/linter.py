@@ -27,7 +27,6 @@ _RULES: tuple[Rule, ...] = (
     machine.check_engine,
     scheduling.check_batching,
     scheduling.check_queue,
-    scheduling.check_encoder_queue,
     scheduling.check_instances,
     scheduling.check_threads,
     tensors.check_tensors,

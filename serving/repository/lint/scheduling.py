@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tritonclient.grpc import model_config_pb2 as triton
-
 from .findings import Finding
 from .models import Model, Surroundings, error, warning
 
-__all__ = ["check_batching", "check_encoder_queue", "check_instances", "check_queue", "check_threads"]
+__all__ = ["check_batching", "check_instances", "check_queue", "check_threads"]
+
+_BOUNDS = {
+    "max_queue_size": "how many requests may wait under overload is not bounded",
+    "queue_timeout": "how long a request may wait is not bounded",
+}
 
 
 def check_batching(model: Model, around: Surroundings) -> Iterator[Finding]:
@@ -26,63 +29,39 @@ def check_batching(model: Model, around: Surroundings) -> Iterator[Finding]:
         yield error(
             "no-batching",
             model.config_file,
-            "there is no dynamic_batching, so every request runs alone and the queue has no limit",
-            "add dynamic_batching with a default_queue_policy, or build the model again",
+            "there is no dynamic_batching, so every request runs alone",
+            "add dynamic_batching { }, or build the model again",
         )
 
 
 def check_queue(model: Model, around: Surroundings) -> Iterator[Finding]:
-    """Overload must be answered at once, not by a queue that grows."""
-    if not model.config.HasField("dynamic_batching"):
-        return
-    policy = model.config.dynamic_batching.default_queue_policy
-    where, fix = model.config_file, "in dynamic_batching.default_queue_policy set "
-    if policy.max_queue_size == 0:
-        yield error(
-            "no-queue-limit",
-            where,
-            "max_queue_size is 0: the queue has no limit and grows under overload until memory ends",
-            fix + "max_queue_size (128 is `longserve repo`'s)",
-        )
-    if policy.default_timeout_microseconds == 0:
+    """Overload must be answered at once, and by the text model itself: Triton's queue policy has a price."""
+    if model.config.dynamic_batching.HasField("default_queue_policy"):
         yield warning(
-            "no-queue-timeout",
-            where,
-            "default_timeout_microseconds is 0: a request waits for ever, also after its caller has gone",
-            fix + "default_timeout_microseconds",
-        )
-    elif policy.timeout_action != triton.ModelQueuePolicy.REJECT:
-        yield warning(
-            "late-requests-run",
-            where,
-            "timeout_action is DELAY: a request whose time is over is run all the same",
-            fix + "timeout_action: REJECT",
-        )
-    if not policy.allow_timeout_override:
-        yield warning(
-            "deadlines-ignored",
-            where,
-            "allow_timeout_override is false: the deadlines that clients send do not count in the queue",
-            fix + "allow_timeout_override: true",
-        )
-
-
-def check_encoder_queue(model: Model, around: Surroundings) -> Iterator[Finding]:
-    """What the text models send at the same time must fit into their encoder's queue."""
-    if model.is_text_model or not model.config.HasField("dynamic_batching"):
-        return
-    size = model.config.dynamic_batching.default_queue_policy.max_queue_size
-    senders = list(around.text_models_of(model))
-    in_flight = sum(sender.instances * (sender.number("max_in_flight") or 0) for sender in senders)
-    if 0 < size < in_flight:
-        names = ", ".join(sender.name for sender in senders)
-        yield error(
-            "encoder-queue-too-small",
+            "queue-policy",
             model.config_file,
-            f"max_queue_size is {size}, but {names} may send {in_flight} sequences at the same time "
-            "(instances times max_in_flight), so a single long document can be refused",
-            f"set max_queue_size to {in_flight} or more, or lower max_in_flight",
+            "dynamic_batching has a default_queue_policy, with which Triton stops fetching ahead and its "
+            "batcher may sleep for half a second beside a free model",
+            "remove it; a text model bounds what it holds by its parameter max_queue_size",
         )
+    if not model.is_text_model:
+        return
+    for name, why in _BOUNDS.items():
+        value = model.parameters.get(name, "")
+        if not _is_positive(value):
+            yield error(
+                "no-queue-limit",
+                model.config_file,
+                f"the parameter {name} is {value!r}; {why}",
+                f"set it to a positive number, or build the model again with --{name.replace('_', '-')}",
+            )
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return float(text) > 0
+    except ValueError:
+        return False
 
 
 def check_instances(model: Model, around: Surroundings) -> Iterator[Finding]:

@@ -1,7 +1,13 @@
 """The text model for Triton: texts in, labels or answers out (python backend).
 
-It tokenizes, cuts long documents into windows, has them encoded by the encoder model and decodes. All windows
-of all requests go to the encoder at the same time, one request each, so that its batcher packs them.
+It tokenizes, cuts long documents into windows, has them encoded by the encoder model and decodes. Windows of
+several requests are at the encoder at the same time, one request each, so that its batcher packs them.
+
+A request leaves Triton's queue at once and is answered through its response sender, so requests wait for each
+other only here: as many as `max_queue_size`, each no longer than its timeout, and in fair turns for the
+encoder. (Triton's own queue policy would have one batch wait for its longest document, and its batcher may
+oversee for half a second that a model is free: `WaitForPayloadSlotAvailable` in core's
+dynamic_batch_scheduler.cc.)
 """
 
 from __future__ import annotations
@@ -9,15 +15,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from longserve_runtime.admission import Admission
 from longserve_runtime.bundle import Bundle
 from longserve_runtime.errors import EngineError, InvalidInput, Refusal, ServingError
 from longserve_runtime.limits import TextLimits
@@ -27,11 +35,13 @@ from longserve_runtime.packing import EncoderOutput, EncoderSequence
 from longserve_runtime.pipeline import ClassificationPipeline, QuestionAnsweringPipeline, make_pipeline
 from longserve_runtime.request_record import LOG_REQUESTS, Failure, Outcome, RequestRecord
 from longserve_runtime.results import Answer, Classification, WindowAnswers, WindowClassification
+from longserve_runtime.turns import Line, Turns, WaitedTooLong
 
 _TOKENIZER = "tokenizer.json"
 _QUEUE_FULL = "Exceeds maximum queue size"
+_EXPIRED = "Request timeout expired"
+"""As Triton's own queue says both; clients know them."""
 _UNAVAILABLE = (
-    _QUEUE_FULL,
     "Server is stopping",
     "Server not ready",
     "is not ready",
@@ -41,6 +51,10 @@ _UNAVAILABLE = (
 server.cc; python_backend: request_executor.cc, python_be.cc). A calling model gets it without its code, as
 INTERNAL."""
 _SAMPLE = "The model reads this once while it is loaded."
+_HELD_TEXTS = 16
+"""Bytes that are held at a time, in texts of the largest size."""
+_SENDERS = 4
+_MICROSECOND = 1e-6
 
 
 class _EncoderRefused(ServingError):
@@ -51,7 +65,29 @@ class _EncoderRefused(ServingError):
         super().__init__(message)
         refused = any(phrase in message for phrase in _UNAVAILABLE)
         self.code = pb_utils.TritonError.UNAVAILABLE if refused else error.code()
-        self.overloaded = _QUEUE_FULL in message
+
+
+class _Asked:
+    """What a request asks, copied out of Triton's memory, which is not its own after `execute`.
+
+    Attributes:
+        texts: the elements of each input `[texts, 1]`.
+        parameters: as JSON.
+        timeout: seconds that it may take; None: as long as it needs.
+        sender: takes the answer.
+        line: its windows on their way to the encoder.
+    """
+
+    def __init__(self, request: Any) -> None:
+        self.texts = {tensor.name(): list(tensor.as_numpy().reshape(-1)) for tensor in request.inputs()}
+        self.parameters = request.parameters()
+        self.timeout = request.timeout() * _MICROSECOND or None
+        self.sender = request.get_response_sender()
+        self.line = Line()
+
+    @property
+    def size(self) -> int:
+        return sum(len(element) for elements in self.texts.values() for element in elements)
 
 
 class TritonPythonModel:
@@ -64,9 +100,19 @@ class TritonPythonModel:
         directory = Path(args["model_repository"]) / args["model_version"]
         bundle = Bundle.open(directory, only={_TOKENIZER})
         self._encoder = parameters["encoder"]
-        self._executor = ThreadPoolExecutor(int(parameters["max_in_flight"]), thread_name_prefix="encoder")
+        in_flight = int(parameters["max_in_flight"])
+        self._turns = Turns(in_flight)
+        self._encoding = ThreadPoolExecutor(in_flight, thread_name_prefix="encoder")
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        self._sending = ThreadPoolExecutor(_SENDERS, thread_name_prefix="sender")
+        # A metric that two threads increment at the same time ends Triton 2.51.
+        self._reporting = ThreadPoolExecutor(1, thread_name_prefix="metrics")
+        self._queue_timeout = float(parameters["queue_timeout"])
         limits = TextLimits(
             max_text_bytes=int(parameters["max_text_bytes"]), max_windows=int(parameters["max_windows"])
+        )
+        self._admission = Admission(
+            max_requests=int(parameters["max_queue_size"]), max_bytes=_HELD_TEXTS * limits.max_text_bytes
         )
         self._pipeline = make_pipeline(bundle.manifest, directory / _TOKENIZER, limits)
         if isinstance(self._pipeline, QuestionAnsweringPipeline):
@@ -83,44 +129,64 @@ class TritonPythonModel:
             bundle.described(),
         )
 
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="requests", daemon=True)
+        self._thread.start()
+
     def finalize(self) -> None:
         """Let go of the threads."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        for executor in (self._encoding, self._reading, self._sending, self._reporting):
+            executor.shutdown(wait=False, cancel_futures=True)
 
-    async def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer all requests; a bad one gets its error and does not touch the others."""
-        records = [RequestRecord(request.request_id()) for request in requests]
-        responses = await asyncio.gather(
-            *(self._respond(request, record) for request, record in zip(requests, records, strict=True)),
-            return_exceptions=True,
-        )
-        for record in records:
-            self._report(record)
-        return [
-            _defect(item, record) if isinstance(item, BaseException) else item
-            for item, record in zip(responses, records, strict=True)
-        ]
+    def execute(self, requests: list[Any]) -> None:
+        """Take all requests, or refuse at once those that there is no room for. Answers follow."""
+        for request in requests:
+            asked, record = _Asked(request), RequestRecord(request.request_id())
+            if self._admission.enter(asked.size):
+                asyncio.run_coroutine_threadsafe(self._serve(asked, record), self._loop)
+            else:
+                record.end(Outcome.OVERLOADED)
+                self._sending.submit(self._send, asked, _unavailable(_QUEUE_FULL), record)
 
-    async def _respond(self, request: Any, record: RequestRecord) -> Any:
+    async def _serve(self, asked: _Asked, record: RequestRecord) -> None:
+        """Answer one request; a bad one gets its error and does not touch the others."""
+        give_up = self._loop.call_later(self._queue_timeout, asked.line.give_up)
+        results: Sequence[Any] = await asyncio.gather(self._respond(asked, record), return_exceptions=True)
+        result = results[0]
+        give_up.cancel()
+        response = _defect(result, record) if isinstance(result, BaseException) else result
+        self._admission.leave(asked.size)
+        self._sending.submit(self._send, asked, response, record)
+
+    def _send(self, asked: _Asked, response: Any, record: RequestRecord) -> None:
+        record.stop()
         try:
-            response = pb_utils.InferenceResponse(output_tensors=await self._answer(request, record))
-            record.end(Outcome.ANSWERED)
-            return response
+            asked.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except pb_utils.TritonModelException as error:
+            pb_utils.Logger.log_error(f"a response could not be sent: {error}")
+        self._reporting.submit(self._report, record)
+
+    async def _respond(self, asked: _Asked, record: RequestRecord) -> Any:
+        try:
+            tensors = await asyncio.wait_for(self._answer(asked, record), asked.timeout)
         except InvalidInput as error:
             record.end(Outcome.REFUSED, error.reason)
             failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+        except (asyncio.TimeoutError, WaitedTooLong):
+            record.end(Outcome.EXPIRED)
+            return _unavailable(_EXPIRED)
         except _EncoderRefused as error:
-            if error.overloaded:
-                record.end(Outcome.OVERLOADED)
-            else:
-                record.end(Outcome.FAILED, Failure.ENCODER)
+            record.end(Outcome.FAILED, Failure.ENCODER)
             failure = pb_utils.TritonError(f"{self._encoder}: {error}", error.code)
         except EngineError as error:
             record.end(Outcome.FAILED, Failure.RESULT)
             pb_utils.Logger.log_error(f"{self._encoder}: {error}")
             failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INTERNAL)
-        finally:
-            record.stop()
+        else:
+            record.end(Outcome.ANSWERED)
+            return pb_utils.InferenceResponse(output_tensors=tensors)
         return pb_utils.InferenceResponse(error=failure)
 
     def _report(self, record: RequestRecord) -> None:
@@ -128,20 +194,22 @@ class TritonPythonModel:
         if self._log_requests:
             pb_utils.Logger.log_info(record.to_json(self._name, self._version))
 
-    async def _answer(self, request: Any, record: RequestRecord) -> list[Any]:
+    async def _answer(self, asked: _Asked, record: RequestRecord) -> list[Any]:
         if isinstance(self._pipeline, QuestionAnsweringPipeline):
-            return await self._answer_questions(self._pipeline, request, record)
-        return await self._classify(self._pipeline, request, record)
+            return await self._answer_questions(self._pipeline, asked, record)
+        return await self._classify(self._pipeline, asked, record)
 
     async def _classify(
-        self, pipeline: ClassificationPipeline, request: Any, record: RequestRecord
+        self, pipeline: ClassificationPipeline, asked: _Asked, record: RequestRecord
     ) -> list[Any]:
-        options = ClassificationOptions.from_parameters(_parameters(request))
-        texts = _texts(request, "TEXT")
-        prepared = [
-            _in_row(i, texts, pipeline.prepare, text, options, record) for i, text in enumerate(texts)
-        ]
-        encoded = await asyncio.gather(*(self._encode(item.sequences, record) for item in prepared))
+        options = ClassificationOptions.from_parameters(_parameters(asked))
+        texts = _texts(asked, "TEXT")
+        prepared = await self._read(
+            lambda: [
+                _in_row(i, texts, pipeline.prepare, text, options, record) for i, text in enumerate(texts)
+            ]
+        )
+        encoded = await asyncio.gather(*(self._encode(item.sequences, asked, record) for item in prepared))
         rows = list(zip(prepared, encoded, strict=True))
         if not options.window_results:
             return _classification_tensors([pipeline.finish(item, outputs, record) for item, outputs in rows])
@@ -150,15 +218,17 @@ class TritonPythonModel:
         return [*tensors, _window_tensor([result.windows for result in results])]
 
     async def _answer_questions(
-        self, pipeline: QuestionAnsweringPipeline, request: Any, record: RequestRecord
+        self, pipeline: QuestionAnsweringPipeline, asked: _Asked, record: RequestRecord
     ) -> list[Any]:
-        options = QuestionAnsweringOptions.from_parameters(_parameters(request))
-        questions, contexts = _texts(request, "QUESTION"), _texts(request, "CONTEXT")
-        prepared = [
-            _in_row(i, questions, pipeline.prepare, question, context, options, record)
-            for i, (question, context) in enumerate(zip(questions, contexts, strict=True))
-        ]
-        encoded = await asyncio.gather(*(self._encode(item.sequences, record) for item in prepared))
+        options = QuestionAnsweringOptions.from_parameters(_parameters(asked))
+        pairs = list(zip(_texts(asked, "QUESTION"), _texts(asked, "CONTEXT"), strict=True))
+        prepared = await self._read(
+            lambda: [
+                _in_row(i, pairs, pipeline.prepare, question, context, options, record)
+                for i, (question, context) in enumerate(pairs)
+            ]
+        )
+        encoded = await asyncio.gather(*(self._encode(item.sequences, asked, record) for item in prepared))
         rows = list(zip(prepared, encoded, strict=True))
         counts = [(item.tokens, len(item.sequences)) for item in prepared]
         if not options.window_results:
@@ -167,21 +237,31 @@ class TritonPythonModel:
         tensors = _answer_tensors([result.combined for result in results], counts)
         return [*tensors, _window_tensor([result.windows for result in results])]
 
+    async def _read(self, prepare: Callable[[], list[Any]]) -> list[Any]:
+        """Tokenize in a thread of its own: a large text takes a second, and the tokenizer lets others run."""
+        return await self._loop.run_in_executor(self._reading, prepare)
+
     async def _encode(
-        self, sequences: Sequence[EncoderSequence], record: RequestRecord
+        self, sequences: Sequence[EncoderSequence], asked: _Asked, record: RequestRecord
     ) -> list[EncoderOutput]:
         started = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        # `exec` waits in a thread of ours. (`async_exec` would use the loop's default threads: cores + 4.)
-        calls = [loop.run_in_executor(self._executor, self._encode_one, sequence) for sequence in sequences]
+        windows = [asyncio.ensure_future(self._encode_in_turn(sequence, asked)) for sequence in sequences]
         try:
-            outputs = list(await asyncio.gather(*calls))
+            outputs = list(await asyncio.gather(*windows))
         except BaseException:
-            for call in calls:
-                call.cancel()
+            for window in windows:
+                window.cancel()
             raise
         record.encoded(time.perf_counter() - started)
         return outputs
+
+    async def _encode_in_turn(self, sequence: EncoderSequence, asked: _Asked) -> EncoderOutput:
+        await self._turns.take(asked.line)
+        try:
+            # `exec` waits in a thread of ours. (`async_exec` would use the loop's default ones: cores + 4.)
+            return await self._loop.run_in_executor(self._encoding, self._encode_one, sequence)
+        finally:
+            self._turns.give_back()
 
     def _encode_one(self, sequence: EncoderSequence) -> EncoderOutput:
         inputs = [
@@ -214,19 +294,23 @@ def _defect(error: BaseException, record: RequestRecord) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"unexpected {kind}; see the server's log"))
 
 
-def _parameters(request: Any) -> dict[str, Any]:
+def _unavailable(message: str) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.UNAVAILABLE))
+
+
+def _parameters(asked: _Asked) -> dict[str, Any]:
     """The request's parameters without those that Triton itself adds."""
-    given = json.loads(request.parameters() or "{}")
+    given = json.loads(asked.parameters or "{}")
     return {name: value for name, value in given.items() if not name.startswith("triton_")}
 
 
-def _texts(request: Any, name: str) -> list[str]:
+def _texts(asked: _Asked, name: str) -> list[str]:
     """Decode an input `[texts, 1]`.
 
     Raises:
         InvalidInput: an element is not UTF-8.
     """
-    elements = pb_utils.get_input_tensor_by_name(request, name).as_numpy().reshape(-1)
+    elements = asked.texts[name]
     texts = []
     for index, element in enumerate(elements):
         try:
@@ -240,7 +324,7 @@ def _texts(request: Any, name: str) -> list[str]:
     return texts
 
 
-def _in_row(index: int, rows: Sequence[str], prepare: Any, *arguments: Any) -> Any:
+def _in_row(index: int, rows: Sequence[Any], prepare: Any, *arguments: Any) -> Any:
     """Call `prepare`, naming the row in its error where there are several."""
     try:
         return prepare(*arguments)

@@ -33,12 +33,12 @@ def test_a_good_repository(repository: Path) -> None:
 
 def test_findings_name_the_place_and_the_fix(repository: Path) -> None:
     config = repository / "letters" / "config.pbtxt"
-    config.write_text(config.read_text().replace("max_queue_size: 128", "max_queue_size: 0"))
+    config.write_text(config.read_text().replace('string_value: "128"', 'string_value: "0"'))
     result = lint(repository)
     assert result.returncode == 1
     finding, fix = result.stdout.splitlines()
-    assert finding.startswith("error: letters/config.pbtxt: max_queue_size is 0")
-    assert finding.endswith("[no-queue-limit]") and fix.startswith("  fix: in dynamic_batching")
+    assert finding.startswith("error: letters/config.pbtxt: the parameter max_queue_size is '0'")
+    assert finding.endswith("[no-queue-limit]") and fix.startswith("  fix: set it to a positive number")
     assert result.stderr == f"{repository}: 1 error\n"
     (document,) = json.loads(lint(repository, "--json").stdout)["findings"]
     assert set(document) == {"rule", "severity", "where", "found", "fix"}

@@ -25,7 +25,6 @@ MAXIMAL: dict[str, Any] = {
     "max_tokens_per_run": 5000,
     "max_queue_size": 70,
     "queue_timeout": 1.5,
-    "encoder_queue_timeout": 2.5,
     "max_queue_delay": 0.004,
     "text_instances": 3,
     "max_in_flight": 7,
@@ -65,10 +64,6 @@ def test_every_choice_reaches_the_encoder(task: Task, backend: Backend) -> None:
     assert [(group.kind, group.count) for group in config.instance_group] == [
         (triton.ModelInstanceGroup.KIND_CPU, 2)
     ]
-    queue = config.dynamic_batching.default_queue_policy
-    assert queue.max_queue_size == 70
-    assert queue.default_timeout_microseconds == 2_500_000
-    assert queue.timeout_action == triton.ModelQueuePolicy.REJECT
     assert config.dynamic_batching.max_queue_delay_microseconds == 4000
     assert list(config.version_policy.specific.versions) == [1]
     threads = "threads" if backend is Backend.PYTHON else "intra_op_thread_count"
@@ -79,12 +74,23 @@ def test_every_choice_reaches_the_text_model() -> None:
     config = text(Task.QUESTION_ANSWERING, **MAXIMAL)
     assert (config.name, config.backend, config.max_batch_size) == ("name", "python", 5)
     assert config.instance_group[0].count == 3
-    assert config.dynamic_batching.default_queue_policy.default_timeout_microseconds == 1_500_000
+    assert config.HasField("dynamic_batching")
+    assert parameters(config)["max_queue_size"] == "70"
+    assert parameters(config)["queue_timeout"] == "1.5"
     assert parameters(config)["encoder"] == "name_encoder"
     assert parameters(config)["max_in_flight"] == "7"
     assert parameters(config)["max_text_bytes"] == "1000"
     assert parameters(config)["max_windows"] == "9"
     assert not config.model_warmup
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_queue_has_a_policy(task: Task, backend: Backend) -> None:
+    """With one, Triton's batcher stops fetching ahead and may sleep for half a second beside a free model."""
+    for config in (encoder(task, backend, **MAXIMAL), text(task, **MAXIMAL)):
+        assert config.HasField("dynamic_batching")
+        assert not config.dynamic_batching.HasField("default_queue_policy")
 
 
 def test_the_text_model_tells_its_labels() -> None:
@@ -274,7 +280,6 @@ def test_text_that_is_no_configuration_is_refused() -> None:
         ("max_batch_size", 0),
         ("max_queue_size", 0),
         ("queue_timeout", 0.0),
-        ("encoder_queue_timeout", -1.0),
         ("text_instances", 0),
         ("max_in_flight", 0),
     ],
@@ -282,9 +287,3 @@ def test_text_that_is_no_configuration_is_refused() -> None:
 def test_impossible_choices_are_refused(choice: str, value: float) -> None:
     with pytest.raises(RepositoryError, match=f"{choice} is {value}"):
         RepositoryOptions(**{choice: value})  # type: ignore[arg-type]
-
-
-def test_text_instances_may_not_overrun_the_encoders_queue() -> None:
-    with pytest.raises(RepositoryError, match="max_queue_size of 200"):
-        RepositoryOptions(text_instances=2, max_in_flight=100)
-    RepositoryOptions(text_instances=2, max_in_flight=100, max_queue_size=200)

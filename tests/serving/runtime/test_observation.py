@@ -231,17 +231,19 @@ def test_requests_are_counted(family: Any) -> None:
     answered.decoded(0.01)
     answered.decoded(0.02)
     answered.end(Outcome.ANSWERED)
-    refused, overloaded, failed, defect = (RequestRecord(name) for name in "bcde")
+    refused, overloaded, expired, failed, defect = (RequestRecord(name) for name in "bcdef")
     refused.end(Outcome.REFUSED, Refusal.TOO_LARGE)
     overloaded.end(Outcome.OVERLOADED)
+    expired.end(Outcome.EXPIRED)
     failed.end(Outcome.FAILED, Failure.ENCODER)
-    for record in (answered, refused, overloaded, failed, defect):
+    for record in (answered, refused, overloaded, expired, failed, defect):
         metrics.count(record)
     counts = {o: value(family, "longserve_requests_total", outcome=o.value) for o in Outcome}
     assert counts == {
         Outcome.ANSWERED: 1,
         Outcome.REFUSED: 1,
         Outcome.OVERLOADED: 1,
+        Outcome.EXPIRED: 1,
         Outcome.FAILED: 2,
     }
     assert value(family, "longserve_refusals_total", reason="too_large") == 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from checkpoints import WORDS
 from kserve import Caller, GrpcCaller, Refused, bytes_tensor
-from prometheus import Scrape, scrape
+from prometheus import Scrape, scrape, settled
 from triton_fixture import CLASSIFIER, QA, RunningServer
 
 from longserve.serving import Bundle
@@ -25,9 +25,9 @@ def growth(triton_server: RunningServer) -> Callable[[Callable[[], Any]], Growth
     """Do something, and return by how much a sample has grown."""
 
     def measure(act: Callable[[], Any]) -> Growth:
-        before = scrape(triton_server.urls.metrics)
+        before = settled(triton_server.urls.metrics)
         act()
-        after = scrape(triton_server.urls.metrics)
+        after = settled(triton_server.urls.metrics)
 
         def grown(name: str, **labels: str) -> float:
             return after.value(name, **labels) - before.value(name, **labels)

@@ -1,4 +1,4 @@
-"""A full queue is answered at once and with its own status, at the text model and behind it."""
+"""A full text model refuses at once; a request's time is kept while it waits; short texts overtake."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
+from checkpoints import WORDS
 from kserve import Caller, GrpcCaller, HttpCaller, Refused, bytes_tensor
 from triton_fixture import FREE_PORTS
 
@@ -18,19 +19,16 @@ from longserve.serving.repository import RepositoryOptions, build_repository
 from longserve.serving.server import ServerUrls, TritonServer
 
 MODEL = "narrow"
-ENCODER = f"{MODEL}_encoder"
 UNAVAILABLE = {"http": "503", "grpc": "StatusCode.UNAVAILABLE"}
-LARGE = {
-    "input_ids": np.full((16, 512), 7),
-    "global_attention_mask": np.tile(np.eye(1, 512, dtype=np.int64), (16, 1)),
-}
+LONG = f"{WORDS} " * 1200  # some 500 windows, a second or more
+SHORT = "free again"
 
 
 @pytest.fixture(scope="module")
 def urls(classification_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerUrls]:
-    """A server whose models let one request wait."""
+    """A server whose model holds three requests and has one window at the encoder."""
     repository = tmp_path_factory.mktemp("narrow")
-    options = RepositoryOptions(max_queue_size=1, text_instances=1, max_in_flight=1)
+    options = RepositoryOptions(max_queue_size=3, text_instances=1, max_in_flight=1, max_windows=1000)
     build_repository(classification_bundle, MODEL, repository, options)
     with TritonServer(repository, ports=FREE_PORTS, log=sys.stderr, grace=2.0) as server:
         yield server.urls
@@ -43,50 +41,59 @@ def narrow(request: pytest.FixtureRequest, urls: ServerUrls) -> tuple[Caller, st
     return caller, UNAVAILABLE[request.param]
 
 
-def test_a_full_queue_refuses(narrow: tuple[Caller, str]) -> None:
+def windows(caller: Caller, text: str, timeout: float | None = None) -> int:
+    parameters = {} if timeout is None else {"timeout": round(timeout * 1e6)}
+    return int(caller.infer(MODEL, {"TEXT": bytes_tensor(text)}, parameters)["WINDOWS"][0, 0])
+
+
+@contextmanager
+def busy(caller: Caller, requests: int) -> Iterator[list[float]]:
+    """Keep the model at long documents; gives the times at which they were answered."""
+    ended: list[float] = []
+
+    def ask() -> None:
+        assert windows(caller, LONG) > 100
+        ended.append(time.monotonic())
+
+    threads = [threading.Thread(target=ask) for _ in range(requests)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.4)
+    assert not ended, "the document is too short for this machine"
+    yield ended
+    for thread in threads:
+        thread.join(60)
+    assert len(ended) == requests
+
+
+def test_a_full_model_refuses_at_once(narrow: tuple[Caller, str]) -> None:
     caller, unavailable = narrow
-
-    def ask(_: int) -> str:
-        try:
-            caller.infer(ENCODER, LARGE)
-        except Refused as refused:
-            assert "maximum queue size" in refused.message
-            return refused.status
-        return "answered"
-
-    with ThreadPoolExecutor(6) as pool:
-        outcomes = list(pool.map(ask, range(6)))
-    assert set(outcomes) == {"answered", unavailable}
-    assert caller.infer(MODEL, {"TEXT": bytes_tensor("free again")})["WINDOWS"].tolist() == [[1]]
+    with busy(caller, 3) as ended:
+        for _ in range(5):
+            started = time.monotonic()
+            with pytest.raises(Refused) as refused:
+                windows(caller, SHORT)
+            assert time.monotonic() - started < 0.3
+            assert refused.value.status == unavailable
+            assert "maximum queue size" in refused.value.message
+        assert not ended
+    assert windows(caller, SHORT) == 1
 
 
-def test_an_encoder_that_refuses_makes_the_text_model_refuse_alike(narrow: tuple[Caller, str]) -> None:
+def test_a_short_text_is_not_held_up_by_a_long_document(narrow: tuple[Caller, str]) -> None:
+    caller, _ = narrow
+    with busy(caller, 2) as ended:
+        assert [windows(caller, SHORT) for _ in range(5)] == [1] * 5
+        assert not ended
+
+
+def test_a_requests_time_is_kept_while_it_waits(narrow: tuple[Caller, str]) -> None:
     caller, unavailable = narrow
-    done = threading.Event()
-
-    def keep_busy() -> None:
-        while not done.is_set():
-            try:
-                caller.infer(ENCODER, LARGE)
-            except Refused:
-                time.sleep(0.01)
-
-    with ThreadPoolExecutor(4) as pool:
-        workers = [pool.submit(keep_busy) for _ in range(4)]
-        try:
-            refused = _first_refusal(caller)
-        finally:
-            done.set()
-        for worker in workers:
-            worker.result()
-    assert refused.status == unavailable
-    assert ENCODER in refused.message
-
-
-def _first_refusal(caller: Caller) -> Refused:
-    for _ in range(200):
-        try:
-            caller.infer(MODEL, {"TEXT": bytes_tensor("one more")})
-        except Refused as refused:
-            return refused
-    raise AssertionError("the encoder's queue was never full")
+    with busy(caller, 1), ThreadPoolExecutor(1) as pool:
+        started = time.monotonic()
+        late = pool.submit(windows, caller, LONG, 0.2)
+        with pytest.raises(Refused) as refused:
+            late.result(30)
+        assert 0.2 <= time.monotonic() - started < 0.6
+        assert (refused.value.status, refused.value.message) == (unavailable, "Request timeout expired")
+        assert windows(caller, SHORT, timeout=20) == 1

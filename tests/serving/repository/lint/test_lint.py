@@ -47,10 +47,6 @@ def test_both_demo_models_together_are_clean(build: Build) -> None:
     assert repository.lint() == []
 
 
-def queue_of(config: Any) -> Any:
-    return config.dynamic_batching.default_queue_policy
-
-
 def parameter(name: str, value: str | None) -> Callable[[Any], None]:
     def change(config: Any) -> None:
         if value is None:
@@ -114,46 +110,37 @@ EDITS: dict[str, tuple[Task, Backend, str, Callable[[Any], Any], str, str, Sever
         CLASSIFY,
         PYTHON,
         NAME,
-        put(f"{POLICY}.max_queue_size", 0),
+        parameter("max_queue_size", "0"),
         "no-queue-limit",
-        "no limit",
+        "max_queue_size is '0'",
         ERROR,
     ),
     "endless waiting": (
         ASK,
         PYTHON,
-        ENCODER,
-        put(f"{POLICY}.default_timeout_microseconds", 0),
-        "no-queue-timeout",
-        "for ever",
+        NAME,
+        parameter("queue_timeout", None),
+        "no-queue-limit",
+        "queue_timeout is ''",
+        ERROR,
+    ),
+    "a policy for the text model's queue": (
+        CLASSIFY,
+        PYTHON,
+        NAME,
+        put(f"{POLICY}.max_queue_size", 128),
+        "queue-policy",
+        "half a second",
         WARNING,
     ),
-    "late requests": (
+    "a policy for the encoder's queue": (
         ASK,
         ONNXRUNTIME,
         ENCODER,
         put(f"{POLICY}.timeout_action", triton.ModelQueuePolicy.DELAY),
-        "late-requests-run",
-        "DELAY",
+        "queue-policy",
+        "half a second",
         WARNING,
-    ),
-    "deadlines": (
-        CLASSIFY,
-        PYTHON,
-        NAME,
-        put(f"{POLICY}.allow_timeout_override", False),
-        "deadlines-ignored",
-        "false",
-        WARNING,
-    ),
-    "short encoder queue": (
-        CLASSIFY,
-        PYTHON,
-        ENCODER,
-        put(f"{POLICY}.max_queue_size", 31),
-        "encoder-queue-too-small",
-        "max_queue_size is 31, but letters may send 32",
-        ERROR,
     ),
     "no instances": (
         CLASSIFY,

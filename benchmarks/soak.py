@@ -1,0 +1,184 @@
+"""Soak: many clients, mixed lengths, minutes long. Nothing may be lost or wrong, and memory must not grow.
+
+    python benchmarks/soak.py --bundles bundles/longformer_classification bundles/longformer_qa \\
+        --json benchmarks/results/soak.json
+
+It builds a repository, starts `longserve serve` on it, and sends `--requests` requests from `--clients`
+threads, half of them over gRPC and half over HTTP, without retries. Every answer is compared with what the
+bundle gives in this process for that request alone. Exit status 1 if a request was lost or wrong, or if the
+resident memory of the server's processes at the end is more than 1.1 times that after the warm-up (the first
+tenth).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+from served import Case, Served, build, make_cases, percentiles, read_words, serve
+
+from longserve.export.bench.machine import describe_machine, library_versions
+from longserve.serving import Client, RetryPolicy, ServingError
+
+GROWTH_LIMIT = 1.1
+_ROOT = Path(__file__).parents[1]
+_SAMPLE_SECONDS = 1.0
+
+
+@dataclass
+class Tally:
+    """What became of the requests."""
+
+    right: int = 0
+    wrong: list[str] = field(default_factory=list)
+    lost: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def ended(self) -> int:
+        """Requests that have ended, however."""
+        return self.right + len(self.wrong) + self.lost.total()
+
+
+def soak(
+    served: Served, cases: list[Case], requests: int, clients: int, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Send the requests and return the report."""
+    tally, lock, numbers = Tally(), threading.Lock(), itertools.count()
+    samples: list[tuple[int, dict[str, int]]] = []
+    task = None if progress is None else progress.add_task("requests", total=requests)
+
+    def work(client: Client) -> None:
+        while (number := next(numbers)) < requests:
+            case = cases[number * 7919 % len(cases)]  # a prime: every case, in a mixed order
+            begin = time.perf_counter()
+            try:
+                right = case.right(case.ask(client))
+            except ServingError as error:
+                with lock:
+                    tally.lost[f"{type(error).__name__}: {str(error)[:200]}"] += 1
+                continue
+            seconds = time.perf_counter() - begin
+            with lock:
+                tally.seconds[case.kind].append(seconds)
+                if right:
+                    tally.right += 1
+                else:
+                    tally.wrong.append(case.kind)
+                if progress is not None and task is not None:
+                    progress.update(task, completed=tally.ended)
+
+    with _connected(served, clients) as connections:
+        threads = [threading.Thread(target=work, args=(client,)) for client in connections]
+        begin = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            samples.append((tally.ended, served.memory()))
+            threads[0].join(_SAMPLE_SECONDS)
+        duration = time.perf_counter() - begin
+    return _report(tally, requests, duration, samples, clients)
+
+
+@contextmanager
+def _connected(served: Served, clients: int) -> Iterator[list[Client]]:
+    never_twice = RetryPolicy(attempts=1)
+    opened = [
+        Client(served.urls["grpc" if index % 2 else "http"], timeout=60, retry=never_twice)
+        for index in range(clients)
+    ]
+    yield opened
+    for client in opened:
+        client.close()
+
+
+def _report(
+    tally: Tally, requests: int, duration: float, samples: list[tuple[int, dict[str, int]]], clients: int
+) -> dict[str, Any]:
+    everything = [value for values in tally.seconds.values() for value in values]
+    memory = _memory(samples, requests)
+    return {
+        "requests": requests,
+        "clients": clients,
+        "seconds": round(duration, 1),
+        "requests_per_second": round(tally.ended / duration, 1),
+        "right": tally.right,
+        "wrong": len(tally.wrong),
+        "lost": requests - tally.right - len(tally.wrong),
+        "errors": dict(tally.lost),
+        "milliseconds": percentiles(everything),
+        "milliseconds_by_kind": {name: percentiles(tally.seconds[name]) for name in sorted(tally.seconds)},
+        "resident_megabytes": memory,
+        "passed": tally.right == requests and memory["growth"] <= GROWTH_LIMIT,
+    }
+
+
+def _memory(samples: list[tuple[int, dict[str, int]]], requests: int) -> dict[str, Any]:
+    """Resident memory by process after the warm-up and at the end, each the median of up to ten samples."""
+    warm = [memory for ended, memory in samples if ended >= requests / 10][:10]
+    end = [memory for _, memory in samples][-10:]
+
+    def middle(chosen: list[dict[str, int]]) -> dict[str, float]:
+        names = sorted({name for memory in chosen for name in memory})
+        return {
+            name: round(statistics.median(memory.get(name, 0) for memory in chosen) / 1e6, 1)
+            for name in names
+        }
+
+    before, after = middle(warm or end), middle(end)
+    totals = [sum(memory.values()) for _, memory in samples]
+    return {
+        "after_warm_up": before,
+        "at_the_end": after,
+        "growth": round(sum(after.values()) / sum(before.values()), 3),
+        "every_twentieth": [round(total / 1e6) for total in totals[:: max(1, len(totals) // 20)]],
+    }
+
+
+def main() -> int:
+    """Run the soak and write the report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundles", nargs=2, type=Path, required=True, metavar=("CLASSIFIER", "QA"))
+    parser.add_argument("--texts", type=Path, default=_ROOT / "examples" / "documents")
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--cases", type=int, default=200)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    bundles = (arguments.bundles[0], arguments.bundles[1])
+    with tempfile.TemporaryDirectory() as directory, Progress(transient=True) as progress:
+        repository = Path(directory) / "model_repository"
+        build(bundles, repository)
+        cases = make_cases(bundles, read_words(arguments.texts), arguments.cases)
+        with serve(repository, sys.stderr) as served:
+            report = soak(served, cases, arguments.requests, arguments.clients, progress)
+    machine = describe_machine()
+    report = {
+        "machine": {"cpu": machine.cpu, "cores": machine.cores},
+        "versions": library_versions(),
+        **report,
+    }
+    text = json.dumps(report, indent=2)
+    if arguments.json is not None:
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0 if report["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
