@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check build checkpoints clean
@@ -13,7 +14,7 @@ help: ## List the targets
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else "longserve needs Python 3.10 to 3.13, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,serve,client,cpu,openvino,bench,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,serve,client,cpu,openvino,bench,batch,dev]'
 	touch $@
 
 install: $(INSTALLED) ## Make the environment
@@ -21,8 +22,8 @@ install: $(INSTALLED) ## Make the environment
 demo: $(INSTALLED) ## Export the demo checkpoints, serve them from Triton, ask them
 	$(BIN)/longserve demo
 
-test: $(INSTALLED) ## Run all tests
-	$(BIN)/python -m pytest
+test: $(INSTALLED) ## Run all tests, in WORKERS processes
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: $(INSTALLED) ## Lint and type-check
 	$(BIN)/ruff check .

@@ -40,6 +40,7 @@ _KNOWN = {
     "ready": _Known("Ask whether a server's models answer.", "client"),
     "classify": _Known("Classify documents.", "client"),
     "ask": _Known("Answer a question from a document.", "client"),
+    "batch": _Known("Score a file of documents, resumable.", "batch,cpu,client"),
     "bench": _Known("Measure engines against each other and PyTorch.", "export,cpu,bench"),
     "doctor": _Known("Show what is installed and usable here.", "serve"),
     "demo": _Known("Do the whole job on the demo checkpoints.", "export,serve,cpu"),
