@@ -7,6 +7,7 @@
     │   └── TaskMismatch         the checkpoint's head is not the task's
     ├── GraphError               the exported graph is not what was asked for
     ├── OutputError              the bundle cannot be written
+    ├── ReportError              what a report is made of or with cannot be used
     └── ParityFailed             the exported model does not give PyTorch's results
 
 Every message names what was wrong, the value seen, and what to do.
@@ -21,6 +22,7 @@ __all__ = [
     "GraphError",
     "OutputError",
     "ParityFailed",
+    "ReportError",
     "TaskMismatch",
     "UnsupportedModel",
 ]
@@ -54,6 +56,10 @@ class GraphError(ExportError):
 
 class OutputError(ExportError):
     """The bundle cannot be written."""
+
+
+class ReportError(ExportError):
+    """What a report is made of, or what it is made with, cannot be used."""
 
 
 class ParityFailed(ExportError):

@@ -42,6 +42,7 @@ _KNOWN = {
     "ask": _Known("Answer a question from a document.", "client"),
     "batch": _Known("Score a file of documents, resumable.", "batch,cpu,client"),
     "bench": _Known("Measure engines against each other and PyTorch.", "export,cpu,bench"),
+    "report": _Known("Write a page on a bundle: parity, speed, how to serve it.", "export,cpu,report"),
     "doctor": _Known("Show what is installed and usable here.", "serve"),
     "demo": _Known("Do the whole job on the demo checkpoints.", "export,serve,cpu"),
 }

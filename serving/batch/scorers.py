@@ -146,7 +146,7 @@ class BundleScorer:
         """Encode all windows and make the results."""
         rows = [row for row in prepared.rows if isinstance(row, PreparedText | PreparedQuestion)]
         sequences = [sequence for row in rows for sequence in row.sequences]
-        outputs = iter(self._encoded(sequences))
+        outputs = iter(self.encode(sequences))
         outcomes: list[Outcome] = []
         for row in prepared.rows:
             if isinstance(row, PreparedText | PreparedQuestion):
@@ -154,6 +154,17 @@ class BundleScorer:
             else:
                 outcomes.append(row if isinstance(row, BadRow) else BadRow("the row was not prepared"))
         return outcomes
+
+    def encode(self, sequences: Sequence[EncoderSequence]) -> list[EncoderOutput]:
+        """Run sequences of any number and length, packed by length; their outputs are in order."""
+        lengths = np.array([sequence.input_ids.size for sequence in sequences], dtype=np.int64)
+        order = np.argsort(-lengths, kind="stable")
+        outputs: dict[int, EncoderOutput] = {}
+        for run in plan_runs(lengths[order].tolist(), self._tokens_per_run):
+            indices = [int(order[position]) for position in run]
+            encoded = encode(self._engine, [sequences[index] for index in indices], self._manifest)
+            outputs.update(zip(indices, encoded, strict=True))
+        return [outputs[index] for index in range(len(sequences))]
 
     def close(self) -> None:
         """Nothing is held but memory."""
@@ -195,16 +206,6 @@ class BundleScorer:
             return self._pipeline.finish(row, outputs)
         except EngineError as error:  # an output that is not finite: this row's alone
             return BadRow(str(error))
-
-    def _encoded(self, sequences: Sequence[EncoderSequence]) -> list[EncoderOutput]:
-        lengths = np.array([sequence.input_ids.size for sequence in sequences], dtype=np.int64)
-        order = np.argsort(-lengths, kind="stable")
-        outputs: dict[int, EncoderOutput] = {}
-        for run in plan_runs(lengths[order].tolist(), self._tokens_per_run):
-            indices = [int(order[position]) for position in run]
-            encoded = encode(self._engine, [sequences[index] for index in indices], self._manifest)
-            outputs.update(zip(indices, encoded, strict=True))
-        return [outputs[index] for index in range(len(sequences))]
 
 
 class ServerScorer:
