@@ -161,6 +161,7 @@ def repo_command(
     show_default=True,
     help="Largest body of an HTTP request.",
 )
+@click.option("--ui", is_flag=True, help="Serve a page to try the models on too, at /ui/ of the HTTP port.")
 @click.option("--keep-going", is_flag=True, help="Serve the models that load although another does not load.")
 @click.option(
     "--restarts",
@@ -202,6 +203,7 @@ def serve_command(
     admin_key_file: Path | None,
     open_model_config: bool,
     max_request_bytes: int,
+    ui: bool,
     keep_going: bool,
     restarts: int,
     ready_timeout: float,
@@ -223,6 +225,7 @@ def serve_command(
     from ..server.process import TritonServer
     from ..server.questions import fault_at
     from ..server.supervisor import Supervisor
+    from ..server.try_it import PAGE_PATH, model_names
 
     try:
         check_host(host, public=public)
@@ -240,6 +243,7 @@ def serve_command(
         access=access,
         limits=GatewayLimits(max_request_bytes=max_request_bytes),
         keep_going=keep_going,
+        try_it=ui,
         log=sys.stderr,
         log_format=LogFormat(log_format),
         verbose=verbose,
@@ -258,8 +262,10 @@ def serve_command(
                 raise ServerFailed(f"{fault}; see `longserve lint {repository}`")
             if fault is not None and not failed:
                 journal.say(fault, level=Level.ERROR)
-            models = [name for name in _model_names(repository) if name not in failed]
-            urls = {**asdict(server.urls), "models": models}
+            models = [name for name in model_names(repository) if name not in failed]
+            urls: dict[str, object] = {**asdict(server.urls), "models": models}
+            if ui:
+                urls["page"] = server.urls.http + PAGE_PATH
             click.echo(json.dumps(urls) if as_json else _table(urls))
             sys.stdout.flush()
             Supervisor(server, journal.say, restarts=restarts).watch()
@@ -303,10 +309,6 @@ def _stop_on_signals() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _model_names(repository: Path) -> list[str]:
-    return sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
 
 
 def _table(urls: dict[str, object]) -> str:

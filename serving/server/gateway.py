@@ -21,6 +21,7 @@ import errno
 import json
 import logging
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -32,6 +33,7 @@ from .access import AccessPolicy, Api
 from .infer_request import InferBody, check_infer
 from .questions import Answer, Readiness
 from .routes import Route, find_route, methods_of, model_of
+from .try_it import TryItPage
 
 __all__ = ["DEFAULT_MAX_REQUEST_BYTES", "Gateway", "GatewayLimits", "Upstream"]
 
@@ -107,6 +109,7 @@ class Gateway:
         limits: GatewayLimits,
         grace: float,
         report: Callable[[str], None] | None = None,
+        page: TryItPage | None = None,
     ) -> None:
         """Describe the gateway; nothing is started yet.
 
@@ -118,6 +121,7 @@ class Gateway:
             limits: what is taken.
             grace: seconds that requests under way may take at a stop.
             report: is told of defects of the gateway.
+            page: is served too; an inference then says how long it took (`Server-Timing`).
         """
         self._host = host
         self._port = port
@@ -126,6 +130,7 @@ class Gateway:
         self._limits = limits
         self._grace = grace
         self._report = report
+        self._page = page
         self.readiness = Readiness(self._question)
         self._room = _BUFFERED_REQUESTS * limits.max_request_bytes
         self._started: Future[None] = Future()
@@ -210,7 +215,14 @@ class Gateway:
             self._room += held.size
 
     async def _pass_on(self, request: Any, held: _Held) -> Any:
+        from aiohttp import web
+
         path = request.raw_path.partition("?")[0]
+        if self._page is not None:
+            resource = self._page.find(request.method, path)
+            if resource is not None:
+                return web.Response(body=resource.content, headers={**_NAME, **resource.headers})
+        arrived = time.perf_counter()
         route = self._admitted(request, path)
         body = await self._read(request, held) if request.method == "POST" else b""
         if route.api is Api.HEALTH and path.endswith("/ready"):
@@ -219,9 +231,15 @@ class Gateway:
             return await self._ask_triton(request.method, path, body, {})
         checked = check_infer(InferBody(body, _json_length(request)))
         length = checked.json_length
-        return await self._ask_triton(
+        begun = time.perf_counter()
+        response = await self._ask_triton(
             "POST", path, checked.content, {} if length is None else {_JSON_LENGTH: str(length)}
         )
+        if self._page is not None:
+            response.headers["Server-Timing"] = _timing(
+                gateway=begun - arrived, model=time.perf_counter() - begun
+            )
+        return response
 
     async def _ready(self, path: str) -> Any:
         """Triton's answer, unless it is yes and a model does not answer."""
@@ -296,6 +314,11 @@ class Gateway:
             status = 503
         passed_back = {name: response.headers[name] for name in _PASSED_BACK if name in response.headers}
         return web.Response(status=status, body=content, headers={**_NAME, **passed_back})
+
+
+def _timing(**seconds: float) -> str:
+    """Steps in the form of the header `Server-Timing` (W3C), which counts milliseconds."""
+    return ", ".join(f"{name};dur={value * 1000:.1f}" for name, value in seconds.items())
 
 
 def _json_length(request: Any) -> int | None:

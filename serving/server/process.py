@@ -31,6 +31,7 @@ from .log import ServerLog
 from .ports import LOOPBACK, Ports
 from .questions import read_questions
 from .stubs import find_stubs, has_ended
+from .try_it import TryItPage, model_names
 
 __all__ = ["LOOPBACK", "ServerUrls", "TritonServer"]
 
@@ -68,6 +69,7 @@ class TritonServer:
         access: AccessPolicy | None = None,
         limits: GatewayLimits | None = None,
         keep_going: bool = False,
+        try_it: bool = False,
         installation: TritonInstallation | None = None,
         log: TextIO | None = None,
         log_format: LogFormat = LogFormat.TEXT,
@@ -86,6 +88,7 @@ class TritonServer:
             limits: what the HTTP port takes.
             keep_going: serve the models that load although another does not. The server then says that it is
                 not ready, and each model for itself.
+            try_it: serve the try-it page too, at `/ui/` of the HTTP port.
             installation: the Triton to use; by default the one that `find_triton` finds.
             log: where Triton's warnings and errors go; None drops them.
             log_format: how they are written. JSON has a line for every request to a text model too.
@@ -103,6 +106,7 @@ class TritonServer:
         self._access = access or AccessPolicy(closed=closed_apis(public=public))
         self._limits = limits or GatewayLimits()
         self._keep_going = keep_going
+        self._try_it = try_it
         self._installation = installation
         self._journal = None if log is None else Journal(log, log_format)
         self._verbose = verbose
@@ -275,6 +279,7 @@ class TritonServer:
             limits=self._limits,
             grace=self._grace,
             report=None if self._journal is None else self._journal.report_defect,
+            page=TryItPage(model_names(self._repository)) if self._try_it else None,
         )
         gateway.readiness.questions = read_questions(self._repository)
         gateway.start()
