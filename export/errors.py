@@ -6,6 +6,7 @@
     │   ├── UnsupportedModel     another architecture, or a configuration that has no exact export
     │   └── TaskMismatch         the checkpoint's head is not the task's
     ├── GraphError               the exported graph is not what was asked for
+    ├── HubError                 the Hugging Face hub cannot be reached or refuses
     ├── OutputError              the bundle cannot be written
     ├── ReportError              what a report is made of or with cannot be used
     └── ParityFailed             the exported model does not give PyTorch's results
@@ -20,6 +21,7 @@ __all__ = [
     "CheckpointNotFound",
     "ExportError",
     "GraphError",
+    "HubError",
     "OutputError",
     "ParityFailed",
     "ReportError",
@@ -52,6 +54,10 @@ class TaskMismatch(CheckpointError):
 
 class GraphError(ExportError):
     """The exported graph is not what was asked for."""
+
+
+class HubError(ExportError):
+    """The Hugging Face hub cannot be reached, or refuses."""
 
 
 class OutputError(ExportError):

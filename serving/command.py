@@ -43,6 +43,8 @@ _KNOWN = {
     "batch": _Known("Score a file of documents, resumable.", "batch,cpu,client"),
     "bench": _Known("Measure engines against each other and PyTorch.", "export,cpu,bench"),
     "report": _Known("Write a page on a bundle: parity, speed, how to serve it.", "export,cpu,report"),
+    "push": _Known("Upload a bundle to the Hugging Face hub.", "hub"),
+    "pull": _Known("Download a bundle from the Hugging Face hub.", "hub"),
     "doctor": _Known("Show what is installed and usable here.", "serve"),
     "demo": _Known("Do the whole job on the demo checkpoints.", "export,serve,cpu"),
 }

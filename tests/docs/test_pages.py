@@ -1,0 +1,168 @@
+"""Pages hold: their code runs, their commands exist with the options they are given, their links resolve."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from doc_pages import DOCS, ROOT, Block, blocks, pages
+from triton_fixture import RunningServer
+
+RUN = ("elsewhere.md", "report.md", "quickstart.md", "how-to/*.md")
+"""Pages whose blocks run in one directory, in order. The others have tests of their own in this folder."""
+NEEDS = {"--engine ray": "ray", "longserve batch": "pyarrow", "longserve report": "jinja2"}
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def room(
+    classification_bundle: Path, qa_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A directory with the bundles and texts that the pages speak of."""
+    room = tmp_path_factory.mktemp("room")
+    (room / "bundles").mkdir()
+    (room / "bundles" / "topics").symlink_to(classification_bundle)
+    (room / "bundles" / "qa").symlink_to(qa_bundle)
+    text = "the quick brown fox counted seven lanterns and two bridges"
+    for name in ("letter.txt", "contract.txt"):
+        (room / name).write_text(text, encoding="utf-8")
+    rows = [{"id": index, "text": f"{text} {index}"} for index in range(5)]
+    for name in ("letters.jsonl", "contracts.jsonl"):
+        (room / name).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return room
+
+
+@pytest.mark.parametrize("page", [p for pattern in RUN for p in sorted(DOCS.glob(pattern))], ids=named)
+def test_the_code_runs(
+    page: Path, room: Path, triton_server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(room)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks(page):
+        missing = [module for text, module in NEEDS.items() if text in block.code and not find_spec(module)]
+        if block.why or missing or block.language not in ("sh", "python"):
+            continue
+        code = addressed(block.code, triton_server)
+        if block.language == "python":
+            exec(compile("\n" * (block.line - 1) + code, str(page), "exec"), names)
+            continue
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", code], capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, f"{named(page)}:{block.line}\n{done.stdout}{done.stderr}"
+
+
+def addressed(code: str, server: RunningServer) -> str:
+    """The block with the test server's addresses in place of the defaults."""
+    for default, url in (
+        ("grpc://localhost:8001", server.urls.grpc),
+        ("http://localhost:8000", server.urls.http),
+        ('"localhost:8001"', f'"{server.urls.grpc.removeprefix("grpc://")}"'),
+    ):
+        code = code.replace(default, url)
+    return code
+
+
+@cache
+def command(name: str) -> click.Command:
+    (entry,) = entry_points(group="longserve.commands", name=name)
+    loaded = entry.load()
+    assert isinstance(loaded, click.Command)
+    return loaded
+
+
+def calls(block: Block) -> Iterator[list[str]]:
+    """The words of each call of `longserve`."""
+    for line in block.code.replace("\\\n", " ").splitlines():
+        for part in re.split(r"[|;&]+", line.partition(" #")[0]):
+            words = (
+                shlex.split(part, comments=True)
+                if part.count("'") % 2 == 0 and part.count('"') % 2 == 0
+                else []
+            )
+            if words[:1] == ["longserve"] and len(words) > 1 and not words[1].startswith("-"):
+                yield words[1:]
+
+
+@pytest.mark.parametrize("page", pages(), ids=named)
+def test_commands_take_the_options_they_are_given(page: Path) -> None:
+    for block in blocks(page):
+        if block.language != "sh":
+            continue
+        for name, *words in calls(block):
+            legal = {option for parameter in command(name).params for option in parameter.opts}
+            given = [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)]
+            assert set(given) <= legal | {"--help"}, f"{named(page)}:{block.line}: {name} {given}"
+
+
+@pytest.mark.parametrize("page", pages(), ids=named)
+def test_options_that_the_text_names_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name, option in re.findall(r"`longserve (\w+)[^`]*? (--[a-z][a-z-]+)", text):
+        legal = {option for parameter in command(name).params for option in parameter.opts}
+        assert option in legal, f"longserve {name} {option}"
+
+
+@pytest.mark.parametrize("page", pages(), ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", path):
+            continue
+        there = page.parent / path if path else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors_of(there), target
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and mkdocs make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    for words, wanted in (
+        ("longserve ba", "plain,batch"),
+        ("longserve batch --task ques", "plain,question-answering"),
+    ):
+        environment = {
+            **os.environ,
+            "_LONGSERVE_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+        }
+        done = subprocess.run(
+            [Path(sys.executable).parent / "longserve"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert wanted in done.stdout.splitlines()
+
+
+def test_the_exporter_can_be_run_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "longserve.export", "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and done.stdout.startswith("Usage: longserve export")
