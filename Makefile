@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check build checkpoints clean
+.PHONY: help install demo test check docs build checkpoints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */  \1\t/'
@@ -14,7 +14,7 @@ help: ## List the targets
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else "longserve needs Python 3.10 to 3.13, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,serve,client,cpu,openvino,bench,batch,report,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,serve,client,cpu,openvino,bench,batch,report,docs,dev]'
 	touch $@
 
 install: $(INSTALLED) ## Make the environment
@@ -29,6 +29,9 @@ check: $(INSTALLED) ## Lint and type-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(INSTALLED) ## Build the documentation's site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 build: $(INSTALLED) ## Build wheel and sdist into dist/
 	rm -rf build dist

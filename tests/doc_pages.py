@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 __all__ = ["DOCS", "ROOT", "Block", "blocks", "pages"]
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 _BLOCK = re.compile(
-    r"^(?P<skip><!-- not run here: (?P<why>[^\n]+) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$",
+    r"^(?: *<!-- not run here: (?P<why>[^\n]+) -->\n)? *```(?P<language>\w*)\n(?P<code>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -30,7 +31,7 @@ def blocks(page: Path) -> list[Block]:
     """All code blocks of a page, in order."""
     content = page.read_text(encoding="utf-8")
     return [
-        Block(m["language"], m["code"], content.count("\n", 0, m.start("code")) + 1, m["why"] or "")
+        Block(m["language"], dedent(m["code"]), content.count("\n", 0, m.start("code")) + 1, m["why"] or "")
         for m in _BLOCK.finditer(content)
     ]
 

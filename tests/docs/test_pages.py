@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import pytest
 from doc_pages import DOCS, ROOT, Block, blocks, pages
 from triton_fixture import RunningServer
 
-RUN = ("elsewhere.md", "report.md", "quickstart.md", "how-to/*.md")
+RUN = ("elsewhere.md", "report.md", "index.md", "how-to/*.md")
 """Pages whose blocks run in one directory, in order. The others have tests of their own in this folder."""
 NEEDS = {"--engine ray": "ray", "longserve batch": "pyarrow", "longserve report": "jinja2"}
 
@@ -166,3 +167,42 @@ def test_the_exporter_can_be_run_as_a_module() -> None:
         [sys.executable, "-m", "longserve.export", "--help"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0 and done.stdout.startswith("Usage: longserve export")
+
+
+def test_every_message_that_is_explained_is_one_of_ours() -> None:
+    sources = [path for half in ("export", "serving") for path in (ROOT / half).rglob("*.py")]
+    texts = {text for path in sources for text in literals(path)}
+    rows = re.findall(
+        r"^\| `([^`]+)` \|", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(rows) > 20
+    for message in rows:
+        assert any(message in text for text in texts), message
+
+
+def literals(path: Path) -> Iterator[str]:
+    """The strings of a module; of one with values in it the words, and a NUL for each value."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(str(v.value) if isinstance(v, ast.Constant) else "\0" for v in node.values)
+
+
+def test_the_site_builds_and_fetches_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="needs the extra [docs]")
+    pytest.importorskip("mkdocstrings", reason="needs the extra [docs]")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    built = list(tmp_path.rglob("*.html"))
+    assert len(built) > len(list(DOCS.rglob("*.md")))
+    for page in built:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="https?://(?!localhost)', text), (
+            page
+        )
+    reference = (tmp_path / "reference" / "client" / "index.html").read_text(encoding="utf-8")
+    assert "longserve.serving.client.client.Client.classify" in reference
+    assert "Answer any number of" in reference
