@@ -17,9 +17,13 @@ WIDTHS = (360, 768, 1280)
 _SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A browser; each test opens its own page."""
+    """A browser; each test opens its own page.
+
+    Not for the session: while playwright is open, the main thread counts as inside an event loop, in which no
+    other test could run one.
+    """
     executable = next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
     )

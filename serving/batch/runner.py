@@ -153,6 +153,8 @@ def run_distributed(
         raise InvalidInput(f"the output is {output}; give a .parquet file", reason=Refusal.OPTION)
     if not output.parent.is_dir():
         raise InvalidInput(f"there is no directory {output.parent}; make it first", reason=Refusal.OPTION)
+    if output.exists() and source.exists() and output.samefile(source):
+        raise InvalidInput(f"{output} is the input, too; give another output", reason=Refusal.OPTION)
     plan = make_plan(source, settings, model)
     begun = time.perf_counter()
     done: list[ChunkDone] = []

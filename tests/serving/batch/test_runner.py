@@ -175,6 +175,16 @@ def test_a_foreign_file_is_not_overwritten(
             run_batch(source, wrong, settings, FakeScorer())
 
 
+def test_the_input_is_not_overwritten(
+    documents: list[str], write_rows: Callable[..., Path], settings: BatchSettings
+) -> None:
+    source = write_rows(rows_of(documents), ".parquet")
+    before = source.read_bytes()
+    with pytest.raises(InvalidInput, match="is the input, too"):
+        run_batch(source, source, settings, FakeScorer(), overwrite=True)
+    assert source.read_bytes() == before
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_no_rows_make_no_rows(tmp_path: Path, settings: BatchSettings, suffix: str) -> None:
     source = tmp_path / f"in{suffix}"
