@@ -46,6 +46,7 @@ class BatchSummary:
         output: the file that was written.
         rows: rows of the input and the output.
         errors: rows without a result; their column `error` says why.
+        first_error: that of the first such row, with its number; None where every row has a result.
         scored: rows that this run scored; the others were done before.
         tokens: tokens of those.
         seconds: time that scoring them took, reading and writing included, loading the model not.
@@ -54,6 +55,7 @@ class BatchSummary:
     output: str
     rows: int
     errors: int
+    first_error: str | None
     scored: int
     tokens: int
     seconds: float
@@ -235,14 +237,18 @@ def _summary(output: Path, plan: BatchPlan, done: Sequence[ChunkDone], begun: fl
     import pyarrow.parquet as pq
 
     seconds = time.perf_counter() - begun
-    errors = 0
+    errors, first_error = 0, None
     with pq.ParquetFile(output) as written:
-        for batch in written.iter_batches(columns=["error"]):
-            errors += batch.num_rows - batch.column(0).null_count
+        for batch in written.iter_batches(columns=["row", "error"]):
+            errors += batch.num_rows - batch.column("error").null_count
+            if errors and first_error is None:
+                bad = next(row for row in batch.to_pylist() if row["error"] is not None)
+                first_error = f"row {bad['row']}: {bad['error']}"
     return BatchSummary(
         output=str(output),
         rows=plan.rows,
         errors=errors,
+        first_error=first_error,
         scored=sum(chunk.rows for chunk in done),
         tokens=sum(chunk.tokens for chunk in done),
         seconds=seconds,

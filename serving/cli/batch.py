@@ -245,4 +245,8 @@ def _report(summary: BatchSummary, as_json: bool) -> None:
     else:
         click.echo(f"{summary.output}: {summary.rows} rows, all done before")
     if summary.errors:
-        click.echo(f"{summary.errors} rows have no result; the column error says why", err=True)
+        click.echo(
+            f"{summary.errors} of {summary.rows} rows have no result; the column error says why, as in "
+            f"{summary.first_error}",
+            err=True,
+        )

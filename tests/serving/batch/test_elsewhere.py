@@ -83,7 +83,8 @@ def test_the_command(source: Path, local: Path, tmp_path: Path, classification_b
     assert labels(tmp_path / "out.parquet") == labels(local)
     assert len(pq.read_table(tmp_path / "out.parquet").column("scores")[0]) == 2
     again = CliRunner().invoke(batch_command, arguments[:-1], catch_exceptions=False)
-    assert "all done before" in again.stdout and "1 rows have no result" in again.stderr
+    assert "all done before" in again.stdout and "1 of 21 rows have no result" in again.stderr
+    assert "row 20: the text is empty" in again.stderr
 
 
 @pytest.mark.parametrize(
