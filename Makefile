@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check docs build checkpoints clean
@@ -22,8 +21,8 @@ install: $(INSTALLED) ## Make the environment
 demo: $(INSTALLED) ## Export the demo checkpoints, serve them from Triton, ask them
 	$(BIN)/longserve demo
 
-test: $(INSTALLED) ## Run all tests, in WORKERS processes
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+test: $(INSTALLED) ## Run all tests
+	$(BIN)/python -m pytest
 
 check: $(INSTALLED) ## Lint and type-check
 	$(BIN)/ruff check .

@@ -113,6 +113,8 @@ class GrpcCaller:
             result = self.client.infer(model, tensors, parameters=others, timeout=timeout, client_timeout=60)
         except InferenceServerException as error:
             raise Refused(str(error.status()), str(error.message())) from None
+        except (TypeError, ValueError) as error:  # from protobuf: a timeout that is no 64-bit integer
+            raise Refused("None", str(error)) from None
         return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
     def ready(self) -> bool:

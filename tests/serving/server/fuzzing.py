@@ -240,48 +240,57 @@ def text_calls(draw: st.DrawFn) -> TextCall:
     return TextCall(model, texts, parameters, draw(st.sampled_from(["http", "grpc"])))
 
 
+def _good_contents(given: dict[str, Any]) -> tuple[str, list[Any]]:
+    if given["datatype"] == "INT64":
+        return "int64_contents", given["data"]
+    return "bytes_contents", [text.encode() for text in given["data"]]
+
+
 @st.composite
 def grpc_messages(draw: st.DrawFn) -> Message:
-    """A `ModelInferRequest` with changes, of sizes up to 2^31: Triton 2.51 does not survive 2^61 elements."""
-    model = draw(st.sampled_from([*MODELS, "", "nothing"]))
-    good = good_request(model if model in MODELS else CLASSIFIER)
+    """A good `ModelInferRequest`, or one with changes, of sizes up to 2^31: Triton 2.51 does not survive 2^61
+    elements."""
+    usual = st.integers(0, 3).map(bool)
+    model = draw(st.sampled_from(MODELS)) if draw(usual) else draw(st.sampled_from(["", "nothing"]))
     inputs = []
-    for given in good["inputs"]:
-        inputs.append(
-            {
-                "name": draw(st.just(given["name"]) | st.text(max_size=5)),
-                "datatype": draw(
-                    st.just(given["datatype"]) | st.sampled_from(["INT32", "FP16", "BOOL", "", "X"])
-                ),
-                "shape": draw(st.just(given["shape"]) | st.lists(st.integers(-2, 2**31), max_size=4)),
-                "contents": draw(
-                    st.none()
-                    | st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6).map(
-                        lambda v: ("int64_contents", v)
-                    )
-                    | st.lists(st.binary(max_size=20), max_size=3).map(lambda v: ("bytes_contents", v))
-                    | st.lists(st.booleans(), max_size=3).map(lambda v: ("bool_contents", v))
-                ),
-            }
-        )
-    raw = draw(st.none() | st.lists(st.binary(max_size=60), max_size=3))
-    if draw(st.booleans()):
-        keep = draw(st.integers(0, len(inputs)))
-        inputs = inputs[:keep] + inputs[: draw(st.integers(0, 1))]
+    for given in good_request(model if model in MODELS else CLASSIFIER)["inputs"]:
+        keep = {
+            "name": given["name"],
+            "datatype": given["datatype"],
+            "shape": given["shape"],
+            "contents": _good_contents(given),
+        }
+        if not draw(usual):
+            keep |= draw(st.fixed_dictionaries({}, optional=_CHANGED_INPUT))
+        inputs.append(keep)
+    if not draw(usual):
+        keep_first = draw(st.integers(0, len(inputs)))
+        inputs = inputs[:keep_first] + inputs[: draw(st.integers(0, 1))]
+    outputs = st.lists(st.sampled_from(["LABEL", "SCORE", "logits", "", "x"]), max_size=3)
+    parameters = st.dictionaries(
+        st.sampled_from(PARAMETERS) | st.text(max_size=6),
+        st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=8),
+        max_size=2,
+    )
     return Message(
         {
             "model_name": model,
-            "model_version": draw(st.sampled_from(["", "1", "2", "x", "-1"])),
+            "model_version": "" if draw(usual) else draw(st.sampled_from(["1", "2", "x", "-1"])),
             "id": draw(st.text(max_size=10)),
             "inputs": inputs,
-            "raw": raw,
-            "outputs": draw(st.lists(st.sampled_from(["LABEL", "SCORE", "logits", "", "x"]), max_size=3)),
-            "parameters": draw(
-                st.dictionaries(
-                    st.sampled_from(PARAMETERS) | st.text(max_size=6),
-                    st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=8),
-                    max_size=2,
-                )
-            ),
+            "raw": None if draw(usual) else draw(st.lists(st.binary(max_size=60), max_size=3)),
+            "outputs": [] if draw(usual) else draw(outputs),
+            "parameters": {} if draw(usual) else draw(parameters),
         }
     )
+
+
+_CHANGED_INPUT: dict[str, st.SearchStrategy[Any]] = {
+    "name": st.text(max_size=5),
+    "datatype": st.sampled_from(["INT32", "FP16", "BOOL", "", "X"]),
+    "shape": st.lists(st.integers(-2, 2**31), max_size=4),
+    "contents": st.none()
+    | st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6).map(lambda values: ("int64_contents", values))
+    | st.lists(st.binary(max_size=20), max_size=3).map(lambda values: ("bytes_contents", values))
+    | st.lists(st.booleans(), max_size=3).map(lambda values: ("bool_contents", values)),
+}
