@@ -12,8 +12,11 @@ result:
   the constant; Σ_j p_j (W_v h_j + b_v) = W_v (Σ_j p_j h_j) + b_v, because the p_j sum to one.
 
 Tokens of several sequences may share a row: token i sees token j only if both have the same *segment*
-number and that number is not 0 (padding). Shapes below: R rows of N tokens, N a multiple of the block
-size; T = R·N tokens; M = T / block_size blocks; K global slots a row; H heads of D values; d = H·D.
+number and that number is not 0 (padding). With weights in half precision the scores and means over whole
+sequences, which are products with hidden states, are float32 (see `half`).
+
+Shapes below: R rows of N tokens, N a multiple of the block size; T = R·N tokens; M = T / block_size blocks; K
+global slots a row; H heads of D values; d = H·D.
 """
 
 from __future__ import annotations
@@ -230,13 +233,13 @@ class LongformerSelfAttention(nn.Module):
         width = heads * size
         query = torch.index_select(hidden, 0, index) @ self.global_query_weight + self.global_query_bias
         query = query.reshape(-1, heads, size).transpose(0, 1) @ self.global_key_weight
-        query = query.transpose(0, 1).reshape(rows, queries * heads, width)
-        by_row = hidden.reshape(rows, length, width)
+        query = query.transpose(0, 1).reshape(rows, queries * heads, width).float()
+        by_row = hidden.reshape(rows, length, width).float()
         scores = (query @ by_row.transpose(1, 2)).reshape(rows, queries, heads, length)
         sees = index_segment[:, :, None, None] == segment[:, None, None]
-        scores = scores + torch.where(sees, 0.0, mask_value(hidden.dtype)).to(hidden.dtype)
+        scores = scores + torch.where(sees, 0.0, mask_value(scores.dtype))
         weights = torch.softmax(scores, dim=-1).reshape(rows, queries * heads, length)
-        mean = (weights @ by_row).reshape(rows * queries, heads, width).transpose(0, 1)
+        mean = (weights @ by_row).to(hidden.dtype).reshape(rows * queries, heads, width).transpose(0, 1)
         result = (mean @ self.global_value_weight).transpose(0, 1).reshape(rows * queries, width)
         return result + self.global_value_bias
 
@@ -288,10 +291,11 @@ class LongformerSelfAttention(nn.Module):
         query = torch.index_select(hidden, 0, first.reshape(-1)) @ q_weight + q_bias
         query = query.reshape(-1, heads, size).transpose(0, 1) @ _per_head(k_weight, heads).transpose(1, 2)
         keys = torch.index_select(hidden, 0, index.reshape(-1)).reshape(rows * queries, columns, width)
-        scores = query.transpose(0, 1) @ keys.transpose(1, 2)
+        keys = keys.float()
+        scores = query.transpose(0, 1).float() @ keys.transpose(1, 2)
         sees = key_segment.reshape(-1, 1, columns) == own_segment.reshape(-1, 1, 1)
-        scores = scores + torch.where(sees, 0.0, mask_value(hidden.dtype)).to(hidden.dtype)
-        mean = (torch.softmax(scores, dim=-1) @ keys).transpose(0, 1)
+        scores = scores + torch.where(sees, 0.0, mask_value(scores.dtype))
+        mean = (torch.softmax(scores, dim=-1) @ keys).to(hidden.dtype).transpose(0, 1)
         local = (mean @ _per_head(v_weight, heads)).transpose(0, 1).reshape(-1, width) + v_bias
 
         from_global = self.global_rows(hidden, segment, first.reshape(-1), own_segment)

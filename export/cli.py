@@ -27,7 +27,9 @@ __all__ = ["export_command", "print_parity", "quiet_libraries", "stop_on_signals
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Directory of the bundle to write."
 )
-@click.option("--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default="fp32", show_default=True
+)
 @click.option(
     "--quantization",
     type=click.Choice(["dynamic", "weights"]),

@@ -36,14 +36,23 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .errors import ExportError, OutputError
 from .exporter_config import LongformerExporterConfig, exporter_config
 from .graph import DEFAULT_OPSET, export_graph
-from .model import PackedModel, PaddedModel, choose_block_size, longest_sequence
+from .half import HALF_TYPES, half_engines, layout_module
+from .model import choose_block_size, longest_sequence
 from .parity import ParityReport, check_parity
+from .parity_cases import default_lengths
 from .progress import Progress
 from .quantization import quantize_models
 from .text_parity import TextParity, compare_texts
 from .weights import save_models
 
-__all__ = ["ExportResult", "ExportSettings", "ValidationResult", "export_bundle", "validate_bundle"]
+__all__ = [
+    "ExportResult",
+    "ExportSettings",
+    "ValidationResult",
+    "describe_checkpoint",
+    "export_bundle",
+    "validate_bundle",
+]
 
 GRAPH_FILES = {Layout.PADDED: "model.onnx", Layout.PACKED: "model.packed.onnx"}
 _TOOLS = (
@@ -142,9 +151,10 @@ def export_bundle(
     chosen, target = settings or ExportSettings(), Path(output)
     report = progress or _NoProgress()
     check_target(target, overwrite=overwrite)
+    _check_can_validate(chosen)
     report.stage("load checkpoint")
     checkpoint = load_checkpoint(source, task, revision=revision)
-    manifest = _describe(checkpoint, chosen)
+    manifest = describe_checkpoint(checkpoint, chosen)
     with staged_directory(target, overwrite=overwrite) as stage:
         _check_space(checkpoint, stage)
         _write_models(checkpoint, manifest, stage, report)
@@ -154,6 +164,8 @@ def export_bundle(
         parity = None
         if chosen.validate:
             parity = _compare(checkpoint, manifest, stage, _validation_engine(manifest), report)
+            if manifest.precision in HALF_TYPES:
+                parity = parity.joined(_compare_arithmetic(checkpoint, manifest, report))
             (stage / "parity.json").write_text(parity.to_json(), encoding="utf-8")
             parity.raise_if_failed()
         report.stage("write bundle")
@@ -195,7 +207,7 @@ def validate_bundle(
     report.stage("load checkpoint")
     manifest = bundle.manifest
     checkpoint = load_checkpoint(reference, manifest.task, revision=revision or manifest.revision)
-    found = _describe(checkpoint, ExportSettings())
+    found = describe_checkpoint(checkpoint, ExportSettings())
     for name in ("vocab_size", "type_vocab_size", "attention_window", "labels"):
         if getattr(found, name) != getattr(manifest, name):
             raise ExportError(
@@ -231,19 +243,46 @@ def _compare(
     )
 
 
+def _compare_arithmetic(checkpoint: Checkpoint, manifest: Manifest, progress: Progress) -> ParityReport:
+    """Compare in half-precision arithmetic, because the engines of a CPU compute half graphs in float32.
+
+    Up to twice the widest window: a CPU is slow at it, and longer sequences meet no other arithmetic.
+    """
+    window, block = manifest.attention_window, manifest.block_size
+    lengths = default_lengths(window, block, min(manifest.max_length, 2 * max(window)))
+    engines = half_engines(checkpoint.model, manifest)
+    return check_parity(checkpoint.model, engines, manifest, lengths=lengths, progress=progress)
+
+
 def _validation_engine(manifest: Manifest) -> EngineSettings:
-    """Return ONNX Runtime; for quantized weights OpenVINO, if it is installed: it multiplies integers."""
-    multiplies = manifest.quantization is Quantization.WEIGHTS and importlib.util.find_spec("openvino")
-    return EngineSettings(engine=EngineName.OPENVINO if multiplies else EngineName.ONNXRUNTIME)
+    """Return ONNX Runtime; for quantized weights OpenVINO, if it is installed: it multiplies integers.
+
+    For bf16 OpenVINO in any case: ONNX Runtime has no bf16 kernels for CPUs.
+    """
+    multiplies = manifest.quantization is Quantization.WEIGHTS and _has_openvino()
+    reads = manifest.precision is Precision.BF16
+    return EngineSettings(engine=EngineName.OPENVINO if multiplies or reads else EngineName.ONNXRUNTIME)
+
+
+def _check_can_validate(settings: ExportSettings) -> None:
+    """Refuse before the work what could not be compared after it."""
+    if settings.validate and settings.precision is Precision.BF16 and not _has_openvino():
+        raise ExportError(
+            "a bf16 graph is compared with PyTorch in OpenVINO, because ONNX Runtime has no bf16 kernels for "
+            "CPUs, and openvino is not installed; install 'longserve[openvino]', or give --no-validate and "
+            "run `longserve validate` on a GPU"
+        )
+
+
+def _has_openvino() -> bool:
+    return importlib.util.find_spec("openvino") is not None
 
 
 def _write_models(checkpoint: Checkpoint, manifest: Manifest, stage: Path, progress: Progress) -> None:
     models: dict[str, ir.Model] = {}
     for layout, file in GRAPH_FILES.items():
         progress.stage(f"export {layout.value} graph")
-        made = PaddedModel if layout is Layout.PADDED else PackedModel
-        capacity = manifest.max_global_tokens if layout is Layout.PADDED else None
-        module = made(checkpoint.model, block_size=manifest.block_size, max_global_tokens=capacity)
+        module = layout_module(checkpoint.model, manifest, layout)
         models[file] = export_graph(module, checkpoint.config, checkpoint.task, layout, opset=manifest.opset)
     if manifest.quantization is not None:
         progress.stage("quantize")
@@ -252,8 +291,8 @@ def _write_models(checkpoint: Checkpoint, manifest: Manifest, stage: Path, progr
     save_models(models, stage)
 
 
-def _describe(checkpoint: Checkpoint, settings: ExportSettings) -> Manifest:
-    """Return the manifest, still without files and parity."""
+def describe_checkpoint(checkpoint: Checkpoint, settings: ExportSettings) -> Manifest:
+    """Return the manifest of the bundle that a checkpoint would give, still without files and parity."""
     config = checkpoint.config
     longest = longest_sequence(config.max_position_embeddings, config.pad_token_id)
     if settings.max_length is not None and settings.max_length > longest:

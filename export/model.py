@@ -181,7 +181,7 @@ class _ClassificationHead(nn.Module):
         self.projection = _Linear(stock.classifier.out_proj)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.projection(torch.tanh(self.dense(hidden)))
+        logits: Tensor = self.projection(torch.tanh(self.dense(hidden.float())))
         return logits
 
 
@@ -204,7 +204,7 @@ class _Model(nn.Module):
         self.eval()
 
     def _spans(self, hidden: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        logits = self.head(hidden).float().reshape(rows, -1, 2)
+        logits = self.head(hidden.float()).reshape(rows, -1, 2)
         return logits[..., 0], logits[..., 1]
 
 

@@ -76,3 +76,28 @@ def make_checkpoint(directory: Path, task: str, *, seed: int = 0, **config: Any)
     config.setdefault("vocab_size", size)
     make_model(task, seed=seed, **config).save_pretrained(directory)
     return directory
+
+
+def add_outliers(model: Any, *, seed: int = 5) -> Any:
+    """Give a random model what makes half precision hard in trained ones; return it.
+
+    Two hidden dimensions that are large in every token (in RoBERTa, from which Longformer was made,
+    dimensions 77 and 588: Kovaleva et al., "BERT Busters", 2021), one output of each feed-forward layer
+    twenty times the others, and one dimension of the embeddings eight times.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("LayerNorm.weight"):
+                parameter.uniform_(0.6, 1.1, generator=generator)
+                parameter[7], parameter[20] = 2.5, -2.0
+            elif name.endswith("LayerNorm.bias"):
+                parameter.normal_(0, 0.1, generator=generator)
+                parameter[7], parameter[20] = 14.0, -9.0
+            elif name.endswith("output.dense.weight") and "attention" not in name:
+                parameter[11] *= 20
+            elif name.endswith("word_embeddings.weight"):
+                parameter[:, 3] *= 8
+    return model

@@ -39,7 +39,7 @@ _MARGIN = 1.05
 engine or to round."""
 _SAME_ARITHMETIC = 2e-5
 """Two engines that are each within 1e-5 of PyTorch, the tolerance of fp32."""
-_BF16, _INT8 = 0.1, 0.25
+_FP16, _BF16, _INT8 = 0.02, 0.1, 0.25
 """What may differ where numbers are rounded: the tolerances of the comparison with PyTorch."""
 
 
@@ -263,6 +263,10 @@ def _judge(
 def _limit(precision: Precision, inference_precision: InferencePrecision) -> float:
     if precision is Precision.INT8:
         return _INT8
+    if precision is Precision.FP16 and inference_precision is InferencePrecision.FP32:
+        return _FP16
+    if precision is Precision.BF16:
+        return _BF16
     return _BF16 if inference_precision is InferencePrecision.BF16 else _SAME_ARITHMETIC
 
 

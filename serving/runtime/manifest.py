@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 """`major.minor`. A reader refuses another major; a new minor only adds fields that have defaults."""
 
 
@@ -51,6 +51,8 @@ class Precision(str, Enum):
     """The arithmetic of a bundle's weights."""
 
     FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
     INT8 = "int8"
 
 

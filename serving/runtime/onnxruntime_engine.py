@@ -17,6 +17,9 @@ __all__ = ["OnnxRuntimeEngine"]
 _REMOTE_PROVIDER = "AzureExecutionProvider"
 """In every onnxruntime package; it calls web services and leaves a graph like ours to the CPU provider."""
 
+_NO_KERNEL = "Could not find an implementation"
+"""Begin of ONNX Runtime's message where a provider does not compute an operator in a type."""
+
 
 class OnnxRuntimeEngine:
     """A bundle's graph in an ONNX Runtime session."""
@@ -48,7 +51,7 @@ class OnnxRuntimeEngine:
         try:
             self._session = runtime.InferenceSession(os.fspath(model), options, providers=providers)
         except _onnxruntime_errors() as error:
-            raise EngineError(f"onnxruntime cannot load {model}: {error}") from error
+            raise EngineError(f"onnxruntime cannot load {model}: {error}{_remedy(error)}") from error
         actual = self._session.get_providers()
         if actual[0] != chosen.provider:
             raise EngineError(
@@ -73,6 +76,15 @@ class OnnxRuntimeEngine:
         except _onnxruntime_errors() as error:
             raise EngineError(f"onnxruntime failed: {error}") from error
         return dict(zip(self._outputs, values, strict=True))
+
+
+def _remedy(error: Exception) -> str:
+    if _NO_KERNEL not in str(error):
+        return ""
+    return (
+        "; the provider has no kernel for the graph's precision: the CPU provider has none for bf16, which "
+        "needs a GPU or the engine openvino"
+    )
 
 
 def _import_onnxruntime() -> Any:

@@ -229,7 +229,14 @@ def test_the_golden_manifest_is_what_this_release_writes() -> None:
     path = GOLDEN.with_name(f"manifest-{SCHEMA_VERSION}.json")
     text = path.read_text(encoding="utf-8")
     manifest = Manifest.from_json(text)
-    assert manifest.quantization is Quantization.WEIGHTS
+    assert manifest.precision is Precision.FP16
+    assert manifest.to_json() == text
+
+
+def test_a_manifest_of_schema_1_1_reads_as_it_was_written() -> None:
+    text = GOLDEN.with_name("manifest-1.1.json").read_text(encoding="utf-8")
+    manifest = Manifest.from_json(text)
+    assert (manifest.precision, manifest.quantization) == (Precision.INT8, Quantization.WEIGHTS)
     assert manifest.to_json() == text
 
 
