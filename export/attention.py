@@ -36,6 +36,9 @@ __all__ = [
     "mask_value",
 ]
 
+_HEADS_AT_A_TIME = 4
+"""Most heads whose scores exist at the same time: those are what takes the memory in a long sequence."""
+
 _NO_SEGMENT = -1
 """Segment of a key that nobody may see: it equals no query's segment, 0 (padding) included."""
 
@@ -160,6 +163,15 @@ def block_context(
     return BlockContext(index.flatten(0, 1), bias.flatten(0, 1))
 
 
+class _HeadGroup(nn.Module):
+    """Some heads' projection to queries, keys and values. *Shape:* `[d, 3 * heads * D]`."""
+
+    def __init__(self, qkv_weight: Tensor, qkv_bias: Tensor) -> None:
+        super().__init__()
+        self.qkv_weight = _frozen(qkv_weight)
+        self.qkv_bias = _frozen(qkv_bias)
+
+
 class LongformerSelfAttention(nn.Module):
     """Self-attention of one layer, holding transformed copies of the stock module's parameters."""
 
@@ -172,6 +184,14 @@ class LongformerSelfAttention(nn.Module):
         query, key, value = stock.query, stock.key, stock.value
         self.qkv_weight = _frozen(torch.cat([query.weight * scale, key.weight, value.weight]).T)
         self.qkv_bias = _frozen(torch.cat([query.bias * scale, key.bias, value.bias]))
+        self.group_size = max(n for n in range(1, _HEADS_AT_A_TIME + 1) if heads % n == 0)
+        self.groups = nn.ModuleList(
+            _HeadGroup(
+                _columns(self.qkv_weight, heads, first, self.group_size),
+                _columns(self.qkv_bias[None], heads, first, self.group_size)[0],
+            )
+            for first in range(0, heads, self.group_size)
+        )
         self.global_query_weight = _frozen((stock.query_global.weight * scale).T)
         self.global_query_bias = _frozen(stock.query_global.bias * scale)
         # [H, D, d] turns a head's query into a vector to be multiplied with hidden states;
@@ -204,16 +224,20 @@ class LongformerSelfAttention(nn.Module):
 
     def local_rows(self, hidden: Tensor, context: BlockContext) -> Tensor:
         """Local attention with global columns, for all tokens. *Shape:* `[T, d]` to `[T, d]`."""
-        heads, size = self.heads, self.head_size
+        heads, size = self.group_size, self.head_size
         blocks, block_size, columns = context.bias.shape
-        qkv = hidden @ self.qkv_weight + self.qkv_bias
-        query, key, value = qkv.reshape(-1, 3, heads, size).permute(1, 2, 0, 3).unbind(0)
         flat = context.index.reshape(-1)
-        keys = torch.index_select(key, 1, flat).reshape(heads, blocks, columns, size)
-        values = torch.index_select(value, 1, flat).reshape(heads, blocks, columns, size)
-        scores = query.reshape(heads, blocks, block_size, size) @ keys.transpose(2, 3)
-        weights = torch.softmax(scores + context.bias, dim=-1)
-        return (weights @ values).permute(1, 2, 0, 3).reshape(-1, heads * size)
+        results = []
+        for module in self.groups:
+            group = cast(_HeadGroup, module)
+            qkv = hidden @ group.qkv_weight + group.qkv_bias
+            query, key, value = qkv.reshape(-1, 3, heads, size).permute(1, 2, 0, 3).unbind(0)
+            keys = torch.index_select(key, 1, flat).reshape(heads, blocks, columns, size)
+            values = torch.index_select(value, 1, flat).reshape(heads, blocks, columns, size)
+            scores = query.reshape(heads, blocks, block_size, size) @ keys.transpose(2, 3)
+            weights = torch.softmax(scores + context.bias, dim=-1)
+            results.append((weights @ values).permute(1, 2, 0, 3).reshape(-1, heads * size))
+        return torch.cat(results, dim=1)
 
     def global_rows(self, hidden: Tensor, segment: Tensor, index: Tensor, index_segment: Tensor) -> Tensor:
         """Global attention from some tokens to all tokens of their segments.
@@ -312,6 +336,12 @@ def _take(values: Tensor, index: Tensor) -> Tensor:
 def _per_head(weight: Tensor, heads: int) -> Tensor:
     """Split a weight `[d, H * D]` by heads. *Shape:* `[H, d, D]`."""
     return weight.reshape(weight.shape[0], heads, -1).transpose(0, 1)
+
+
+def _columns(qkv: Tensor, heads: int, first: int, count: int) -> Tensor:
+    """Pick the columns of some heads from `[rows, 3 * H * D]`. *Shape:* `[rows, 3 * count * D]`."""
+    by_head = qkv.reshape(qkv.shape[0], 3, heads, -1)
+    return by_head[:, :, first : first + count].reshape(qkv.shape[0], -1)
 
 
 def _frozen(value: Tensor) -> nn.Parameter:

@@ -17,6 +17,8 @@ from longserve.export.model import PackedModel, PaddedModel, choose_block_size, 
 
 TASKS = ("text-classification", "question-answering")
 WINDOWS = ([16, 32, 16], [4, 4, 4], [8, 24, 48], [64, 64, 64])
+HEADS = (4, 6, 12, 1)
+"""One group of heads that are computed together, two of three, three of four, and a single head."""
 
 
 def _outputs(result: Any) -> list[Tensor]:
@@ -34,11 +36,12 @@ def _difference(expected: Tensor, found: Tensor) -> float:
 
 @functools.cache
 def stock_model(task: str, index: int) -> Any:
-    """A stock model with the windows of that index; those of odd index have two token types."""
+    """A stock model with the windows and heads of that index; those of odd index have two token types."""
     return make_model(
         task,
         seed=index,
         attention_window=WINDOWS[index],
+        num_attention_heads=HEADS[index],
         type_vocab_size=1 + index % 2,
         max_position_embeddings=302,
     )
