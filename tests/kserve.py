@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -121,7 +122,19 @@ class GrpcCaller:
         return bool(self.client.is_server_ready())
 
     def counts(self, model: str) -> tuple[int, int]:
-        """Number of inferences and of executions that a model has done."""
+        """Number of inferences and of executions that a model has done, when they grow no more.
+
+        Triton counts an execution after it has sent its answers.
+        """
+        found = self._counts(model)
+        for _ in range(100):
+            time.sleep(0.1)
+            last, found = found, self._counts(model)
+            if found == last:
+                return found
+        raise AssertionError(f"{model} is still counting: {found}")
+
+    def _counts(self, model: str) -> tuple[int, int]:
         statistics = self.client.get_inference_statistics(model).model_stats[0]
         return statistics.inference_count, statistics.execution_count
 
