@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import tempfile
 import time
@@ -23,9 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from served import Served, build, percentiles, read_words, serve
+from served import Served, build, finish, percentiles, read_words, serve
 
-from longserve.export.bench.machine import describe_machine, library_versions
 from longserve.serving import AsyncClient, Overloaded, RetryPolicy, ServingError
 
 _ROOT = Path(__file__).parents[1]
@@ -160,17 +158,7 @@ def main() -> int:
                     arguments.deadline,
                 )
             )
-    machine = describe_machine()
-    report = {
-        "machine": {"cpu": machine.cpu, "cores": machine.cores},
-        "versions": library_versions(),
-        **report,
-    }
-    shown = json.dumps(report, indent=2)
-    if arguments.json is not None:
-        arguments.json.write_text(shown + "\n", encoding="utf-8")
-    print(shown)
-    return 0 if report["passed"] else 1
+    return finish(report, arguments.json)
 
 
 if __name__ == "__main__":

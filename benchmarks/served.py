@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from server_memory import process_family
 
+from longserve.export.bench import BenchError
+from longserve.export.bench.machine import describe_machine, library_versions
+from longserve.export.bench.process_memory import read_memory
 from longserve.serving import Client, LocalClient
 from longserve.serving.repository import RepositoryOptions, build_repository
 
@@ -37,10 +42,14 @@ class Served:
 
     def memory(self) -> dict[str, int]:
         """Resident bytes of `longserve serve`, of Triton, and of each model's processes together."""
-        found: dict[str, int] = {}
-        for process, name in [(self.process.pid, "longserve serve"), *_below(self.process.pid)]:
-            found[name] = found.get(name, 0) + _resident(process)
-        return found
+        found: Counter[str] = Counter()
+        for process, program, model in process_family(self.process.pid):
+            name = "longserve serve" if process == self.process.pid else model or program
+            try:
+                found[name] += read_memory(process).resident
+            except BenchError:  # it ended meanwhile
+                continue
+        return dict(found)
 
 
 @contextmanager
@@ -159,38 +168,24 @@ def read_words(directory: Path) -> list[str]:
     ]
 
 
-def _below(parent: int) -> list[tuple[int, str]]:
-    """Process id and name of the processes below one."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text(encoding="utf-8", errors="replace")
-            except OSError:
-                continue
-            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-    found, level = [], {parent}
-    while level := {process for process, above in parents.items() if above in level}:
-        found += [(process, _name(process)) for process in sorted(level)]
-    return found
-
-
-def _name(process: int) -> str:
-    words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    program = Path(words[0]).name
-    return Path(words[1]).parents[1].name if program == "triton_python_backend_stub" else program
-
-
-def _resident(process: int) -> int:
-    for line in Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def percentiles(seconds: list[float]) -> dict[str, float]:
     """p50, p95 and p99 in milliseconds, and how many values there are."""
     if not seconds:
         return {"count": 0}
     shown = {f"p{p}": round(1e3 * float(np.percentile(seconds, p)), 2) for p in (50, 95, 99)}
     return {"count": len(seconds), **shown}
+
+
+def finish(report: dict[str, Any], target: Path | None) -> int:
+    """Print a report with machine and versions, write it, and return the exit status: 0 if it `passed`."""
+    machine = describe_machine()
+    whole = {
+        "machine": {"cpu": machine.cpu, "cores": machine.cores},
+        "versions": library_versions(),
+        **report,
+    }
+    text = json.dumps(whole, indent=2)
+    if target is not None:
+        target.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0 if report["passed"] else 1

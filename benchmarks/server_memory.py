@@ -8,7 +8,9 @@ from typing import Any
 from longserve.export.bench import BenchError
 from longserve.export.bench.process_memory import read_memory
 
-_STUB = "triton_python_backend_stub"
+__all__ = ["process_family", "server_memory"]
+
+_TRITON, _STUB = "tritonserver", "triton_python_backend_stub"
 
 
 def server_memory(server: int) -> list[dict[str, Any]]:
@@ -20,24 +22,19 @@ def server_memory(server: int) -> list[dict[str, Any]]:
         (`private_bytes`).
     """
     found = []
-    for process, words in _family(server):
-        program = Path(words[0]).name
-        if program not in ("tritonserver", _STUB):
+    for process, program, model in process_family(server):
+        if program not in (_TRITON, _STUB):
             continue
         try:
             memory = read_memory(process)
         except BenchError:  # it ended meanwhile
             continue
-        model = None
-        if program == _STUB:
-            # .../repository/MODEL/1/model.py is the first argument
-            model = Path(words[1]).parent.parent.name
         found.append({"model": model, "peak_bytes": memory.peak, "private_bytes": memory.private})
     return sorted(found, key=lambda entry: entry["model"] or "")
 
 
-def _family(eldest: int) -> list[tuple[int, list[str]]]:
-    """Return a process and every process below it with the words of its command line."""
+def process_family(eldest: int) -> list[tuple[int, str, str | None]]:
+    """Return a process and every process below it: id, program, and the model if it runs one for Triton."""
     parents, commands = {}, {}
     for directory in Path("/proc").iterdir():
         if not directory.name.isdecimal():
@@ -52,6 +49,12 @@ def _family(eldest: int) -> list[tuple[int, list[str]]]:
         commands[process] = words
     family, generation = [], {eldest} & set(commands)
     while generation:
-        family += [(process, commands[process]) for process in sorted(generation)]
+        family += [(process, *_program_and_model(commands[process])) for process in sorted(generation)]
         generation = {process for process, above in parents.items() if above in generation}
     return family
+
+
+def _program_and_model(words: list[str]) -> tuple[str, str | None]:
+    program = Path(words[0]).name
+    # a stub's first argument is .../repository/MODEL/1/model.py
+    return program, Path(words[1]).parent.parent.name if program == _STUB else None

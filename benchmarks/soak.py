@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 import tempfile
@@ -28,9 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
-from served import Case, Served, build, make_cases, percentiles, read_words, serve
+from served import Case, Served, build, finish, make_cases, percentiles, read_words, serve
 
-from longserve.export.bench.machine import describe_machine, library_versions
 from longserve.serving import Client, RetryPolicy, ServingError
 
 GROWTH_LIMIT = 1.1
@@ -167,17 +165,7 @@ def main() -> int:
         cases = make_cases(bundles, read_words(arguments.texts), arguments.cases)
         with serve(repository, sys.stderr) as served:
             report = soak(served, cases, arguments.requests, arguments.clients, progress)
-    machine = describe_machine()
-    report = {
-        "machine": {"cpu": machine.cpu, "cores": machine.cores},
-        "versions": library_versions(),
-        **report,
-    }
-    text = json.dumps(report, indent=2)
-    if arguments.json is not None:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
-    return 0 if report["passed"] else 1
+    return finish(report, arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,49 @@
+"""`benchmarks/soak.py` and `benchmarks/overload.py` against the session's server, in small."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from checkpoints import WORDS
+from overload import measure
+from served import Served, make_cases
+from soak import GROWTH_LIMIT, soak
+from triton_fixture import RunningServer
+
+
+@pytest.fixture(scope="module")
+def served(triton_server: RunningServer) -> Served:
+    """The session's Triton in the place of `longserve serve`."""
+    process: Any = SimpleNamespace(pid=triton_server.server.pid)
+    urls = {name: getattr(triton_server.urls, name) for name in ("http", "grpc", "metrics")}
+    return Served(process, urls)
+
+
+def test_every_answer_is_compared(served: Served, triton_server: RunningServer) -> None:
+    bundles = (triton_server.classification_bundle, triton_server.qa_bundle)
+    cases = [case for case in make_cases(bundles, WORDS.split(), 60) if "4000" not in case.kind][:30]
+    report = soak(served, cases, 60, 4)
+    assert report["right"] == 60 and report["lost"] == report["wrong"] == 0
+    assert report["passed"] is (report["resident_megabytes"]["growth"] <= GROWTH_LIMIT)
+    assert "longformer_qa_encoder" in report["resident_megabytes"]["at_the_end"]
+
+    wrong = [dataclasses.replace(cases[0], right=lambda found: False)]
+    assert (soak(served, wrong, 3, 1)["wrong"], soak(served, wrong, 3, 1)["passed"]) == (3, False)
+
+    def fail(client: Any) -> Any:
+        return client.classify("")
+
+    lost = soak(served, [dataclasses.replace(cases[0], ask=fail)], 3, 1)
+    assert (lost["lost"], lost["passed"]) == (3, False) and "InvalidInput" in str(lost["errors"])
+
+
+def test_what_became_of_each_request_is_told(served: Served) -> None:
+    report = asyncio.run(measure(served, WORDS, held=256, factor=0.5, seconds=1.0, deadline=30.0))
+    assert set(report["outcomes"]) == {"answered"} and report["later_than_the_deadline"] == 0
+    assert report["answered_milliseconds"]["count"] == report["outcomes"]["answered"]
+    late = asyncio.run(measure(served, WORDS, held=256, factor=0.5, seconds=1.0, deadline=1e-4))
+    assert not late["passed"] and set(late["outcomes"]) == {"DeadlineExceeded"}
