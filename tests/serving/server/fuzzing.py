@@ -91,6 +91,8 @@ class Message:
     fields: dict[str, Any]
 
 
+USUAL = st.integers(0, 3).map(bool)
+"""Mostly true."""
 SCALARS = (
     st.none()
     | st.booleans()
@@ -195,26 +197,31 @@ def v2_frames(draw: st.DrawFn) -> Frame:
 
 @st.composite
 def frames(draw: st.DrawFn) -> Frame:
-    """Anything that may come over a TCP connection: requests with odd lines and headers, cut or garbled."""
+    """What may come over a TCP connection: requests with odd lines and headers, some cut or garbled."""
     if draw(st.integers(0, 9)) == 0:
         return Frame(draw(st.binary(max_size=300)), whole=False)
-    body = json.dumps(good_request(draw(st.sampled_from(MODELS)))).encode()
-    headers = [("Host", "x"), ("Content-Length", str(len(body)))]
-    headers += draw(
-        st.lists(
-            st.tuples(st.sampled_from(HEADERS), st.sampled_from(VALUES) | st.text(max_size=20)), max_size=4
-        )
-    )
-    content = _http(
-        draw(st.sampled_from(METHODS)),
-        draw(st.sampled_from(PATHS) | st.text(max_size=30)),
-        draw(st.permutations(headers)),
-        body * draw(st.integers(0, 2)),
-    )
-    for _ in range(draw(st.integers(0, 2))):
-        where = draw(st.integers(0, len(content)))
-        content = content[:where] + draw(st.binary(max_size=6)) + content[where + draw(st.integers(0, 6)) :]
-    return Frame(content[: draw(st.just(len(content)) | st.integers(0, len(content)))], whole=False)
+    model = draw(st.sampled_from(MODELS))
+    body = json.dumps(good_request(model)).encode()
+    headers = [("Host", "x"), ("Connection", "close"), ("Content-Length", str(len(body)))]
+    method, path = "POST", f"/v2/models/{model}/infer"
+    if not draw(USUAL):
+        odd = st.tuples(st.sampled_from(HEADERS), st.sampled_from(VALUES) | st.text(max_size=20))
+        headers = draw(st.permutations(headers + draw(st.lists(odd, max_size=4))))
+    if not draw(USUAL):
+        method = draw(st.sampled_from(METHODS))
+    if not draw(USUAL):
+        path = draw(st.sampled_from(PATHS) | st.text(max_size=30))
+    if not draw(USUAL):
+        body *= draw(st.sampled_from([0, 2]))
+    content = _http(method, path, headers, body)
+    if not draw(USUAL):
+        for _ in range(draw(st.integers(1, 2))):
+            where = draw(st.integers(0, len(content)))
+            rest = content[where + draw(st.integers(0, 6)) :]
+            content = content[:where] + draw(st.binary(max_size=6)) + rest
+    if not draw(USUAL):
+        content = content[: draw(st.integers(0, len(content)))]
+    return Frame(content, whole=False)
 
 
 @st.composite
@@ -250,8 +257,7 @@ def _good_contents(given: dict[str, Any]) -> tuple[str, list[Any]]:
 def grpc_messages(draw: st.DrawFn) -> Message:
     """A good `ModelInferRequest`, or one with changes, of sizes up to 2^31: Triton 2.51 does not survive 2^61
     elements."""
-    usual = st.integers(0, 3).map(bool)
-    model = draw(st.sampled_from(MODELS)) if draw(usual) else draw(st.sampled_from(["", "nothing"]))
+    model = draw(st.sampled_from(MODELS)) if draw(USUAL) else draw(st.sampled_from(["", "nothing"]))
     inputs = []
     for given in good_request(model if model in MODELS else CLASSIFIER)["inputs"]:
         keep = {
@@ -260,10 +266,10 @@ def grpc_messages(draw: st.DrawFn) -> Message:
             "shape": given["shape"],
             "contents": _good_contents(given),
         }
-        if not draw(usual):
+        if not draw(USUAL):
             keep |= draw(st.fixed_dictionaries({}, optional=_CHANGED_INPUT))
         inputs.append(keep)
-    if not draw(usual):
+    if not draw(USUAL):
         keep_first = draw(st.integers(0, len(inputs)))
         inputs = inputs[:keep_first] + inputs[: draw(st.integers(0, 1))]
     outputs = st.lists(st.sampled_from(["LABEL", "SCORE", "logits", "", "x"]), max_size=3)
@@ -275,12 +281,12 @@ def grpc_messages(draw: st.DrawFn) -> Message:
     return Message(
         {
             "model_name": model,
-            "model_version": "" if draw(usual) else draw(st.sampled_from(["1", "2", "x", "-1"])),
+            "model_version": "" if draw(USUAL) else draw(st.sampled_from(["1", "2", "x", "-1"])),
             "id": draw(st.text(max_size=10)),
             "inputs": inputs,
-            "raw": None if draw(usual) else draw(st.lists(st.binary(max_size=60), max_size=3)),
-            "outputs": [] if draw(usual) else draw(outputs),
-            "parameters": {} if draw(usual) else draw(parameters),
+            "raw": None if draw(USUAL) else draw(st.lists(st.binary(max_size=60), max_size=3)),
+            "outputs": [] if draw(USUAL) else draw(outputs),
+            "parameters": {} if draw(USUAL) else draw(parameters),
         }
     )
 
