@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import runtime
 from ..runtime.bundle import Bundle
+from ..runtime.engine_settings import has_cpu_kernels
 from ..runtime.errors import RepositoryError
 from ..runtime.manifest import MANIFEST_NAME, Layout, Manifest
 from .config import (
@@ -72,12 +73,17 @@ def build_repository(
 
     Raises:
         BundleError: the bundle is missing, incompatible or damaged.
-        RepositoryError: an option does not fit, a model of that name is not longserve's, or it cannot be
-            written.
+        RepositoryError: an option or the engine does not fit, a model of that name is not longserve's, or it
+            cannot be written.
     """
     chosen = options or RepositoryOptions()
     check_name(name)
     source = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if not has_cpu_kernels(chosen.engine, source.manifest.precision):
+        raise RepositoryError(
+            f"{source.path} is in {source.manifest.precision.value}, for which {chosen.engine.value} has no "
+            "kernels on CPUs; choose --engine openvino, or export with another --precision"
+        )
     root = Path(output)
     targets = [root / encoder_name(name)]
     if source.manifest.has_tokenizer:

@@ -10,8 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import EngineError
+from .manifest import Precision
 
-__all__ = ["Arrays", "CPU_PROVIDER", "EngineName", "EngineSettings", "InferencePrecision"]
+__all__ = [
+    "Arrays",
+    "CPU_PROVIDER",
+    "EngineName",
+    "EngineSettings",
+    "InferencePrecision",
+    "has_cpu_kernels",
+]
 
 CPU_PROVIDER = "CPUExecutionProvider"
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -80,3 +88,8 @@ class EngineSettings:
                 f"the provider is {self.provider}, which is one of ONNX Runtime's; leave it out with the "
                 "engine openvino"
             )
+
+
+def has_cpu_kernels(engine: EngineName, precision: Precision) -> bool:
+    """Return whether an engine runs bundles of a precision on CPUs: ONNX Runtime 1.32 has no bf16 there."""
+    return not (engine is EngineName.ONNXRUNTIME and precision is Precision.BF16)

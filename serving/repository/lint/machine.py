@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 
-from ...runtime.engine_settings import EngineName, EngineSettings, InferencePrecision
+from ...runtime.engine_settings import EngineName, EngineSettings, InferencePrecision, has_cpu_kernels
 from ...runtime.errors import EngineError, TritonNotFound
 from ...server.environment import (
     check_libpython,
@@ -105,6 +105,14 @@ def check_engine(model: Model, around: Surroundings) -> Iterator[Finding]:
             "build the model again with --engine and --inference-precision",
         )
         return
+    if model.manifest is not None and not has_cpu_kernels(settings.engine, model.manifest.precision):
+        yield error(
+            "no-kernels",
+            model.config_file,
+            f"the bundle is in {model.manifest.precision.value}, for which {settings.engine.value} has no "
+            "kernels on CPUs: the model will not load",
+            "build the model again with --engine openvino, or from a bundle of another --precision",
+        )
     packages, name = around.packages, settings.engine.value
     extra = "openvino" if settings.engine is EngineName.OPENVINO else "cpu"
     if packages is not None and not any(package.startswith(name) for package in packages):

@@ -12,6 +12,8 @@ import pytest
 from longserve.serving import Bundle, BundleNotFound, CorruptBundle, RepositoryError
 from longserve.serving.repository import Backend, RepositoryOptions, build_repository
 from longserve.serving.repository import builder as building
+from longserve.serving.runtime.engine_settings import EngineName
+from longserve.serving.runtime.manifest import Precision
 
 from .conftest import FILES
 
@@ -207,3 +209,14 @@ def test_a_portable_repository_does_not_depend_on_the_bundles_place_or_figures(
     same = {name for name in first if name.endswith(("config.pbtxt", "model.py"))}
     assert len(same) == 4
     assert {name: first[name] for name in same} == {name: second[name] for name in same}
+
+
+def test_a_precision_that_the_engine_has_no_kernels_for_is_refused(
+    make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    bundle = make_bundle(precision=Precision.BF16)
+    with pytest.raises(RepositoryError, match=r"in bf16, for which onnxruntime has no kernels.*openvino"):
+        build_repository(bundle, "name", tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
+    options = RepositoryOptions(engine=EngineName.OPENVINO)
+    assert build_repository(bundle, "name", tmp_path / "repository", options).encoder.is_dir()

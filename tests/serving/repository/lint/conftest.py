@@ -53,10 +53,42 @@ def build(make_bundle: Callable[..., Path], tmp_path: Path) -> Callable[..., Rep
     def make(
         task: Task = Task.TEXT_CLASSIFICATION, backend: Backend = Backend.PYTHON, **options: Any
     ) -> Repository:
-        changes = {key: options.pop(key) for key in ("parity", "type_vocab_size") if key in options}
+        changes = {
+            key: options.pop(key) for key in ("parity", "precision", "type_vocab_size") if key in options
+        }
         name = options.pop("name", NAME)
         bundle = make_bundle(f"bundle-{name}", task, **changes)
         build_repository(bundle, name, tmp_path / "repository", RepositoryOptions(backend=backend, **options))
         return Repository(tmp_path / "repository")
 
     return make
+
+
+def parameter(name: str, value: str | None) -> Callable[[Any], None]:
+    def change(config: Any) -> None:
+        if value is None:
+            del config.parameters[name]
+        else:
+            config.parameters[name].string_value = value
+
+    return change
+
+
+def put(path: str, value: Any) -> Callable[[Any], None]:
+    """Set the field that a dotted path names."""
+
+    def change(config: Any) -> None:
+        *parents, last = path.split(".")
+        for parent in parents:
+            config = getattr(config, parent)
+        setattr(config, last, value)
+
+    return change
+
+
+def drop(field: str) -> Callable[[Any], None]:
+    return lambda config: config.ClearField(field)
+
+
+def of(sample: int, tensor: str, change: Callable[[Any], None]) -> Callable[[Any], None]:
+    return lambda config: change(config.model_warmup[sample].inputs[tensor])
