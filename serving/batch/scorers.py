@@ -257,10 +257,7 @@ class ServerScorer:
 
     def score(self, prepared: PreparedRows) -> list[Outcome]:
         """Ask for every row; a row that the server refuses as input is a `BadRow`."""
-        try:
-            return list(self._executor.map(self._ask, prepared.rows))
-        except BaseException:
-            raise
+        return list(self._executor.map(self._ask, prepared.rows))
 
     def close(self) -> None:
         """Close the connection."""

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from doc_pages import blocks
 from manifests import ROOT, parse_serve
 
 from longserve.serving import Bundle
@@ -22,7 +23,6 @@ from longserve.serving.server.journal import request_fields
 
 PAGE = ROOT / "docs" / "operations.md"
 CONTENT = PAGE.read_text(encoding="utf-8")
-BLOCK = re.compile(r"^(<!-- not run here: [^\n]* -->\n)?```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = ("docker", "kubectl", "python benchmarks", "python -m pytest")
 PRELUDE = """
 set -euo pipefail
@@ -41,8 +41,8 @@ curl() { command curl --noproxy '*' --fail "${@//localhost:8002/127.0.0.1:$METRI
 pytestmark = pytest.mark.timeout(300)
 
 
-def blocks(run: bool) -> list[str]:
-    return [match[2] for match in BLOCK.finditer(CONTENT) if (match[1] is None) == run]
+def commands(run: bool) -> list[str]:
+    return [block.code for block in blocks(PAGE) if block.language == "sh" and (block.why == "") == run]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def output(room: Path) -> str:
         for name, port in Ports(http=0, grpc=0, metrics=0).resolve("127.0.0.1").items()
     }
     environment = {**os.environ, **ports, "LONGSERVE": str(Path(sys.executable).parent / "longserve")}
-    script = PRELUDE + "\n".join(blocks(run=True))
+    script = PRELUDE + "\n".join(commands(run=True))
     result = subprocess.run(
         ["bash", "-c", script], cwd=room, env=environment, capture_output=True, text=True, timeout=240
     )
@@ -102,7 +102,7 @@ def test_the_log_is_as_the_page_says(output: str, room: Path) -> None:
     assert request_fields(example) is not None
 
 
-@pytest.mark.parametrize("block", blocks(run=False))
+@pytest.mark.parametrize("block", commands(run=False))
 def test_what_is_not_run_names_what_is_there(block: str) -> None:
     for line in block.splitlines():
         assert line.startswith(NOT_RUN)
@@ -111,8 +111,8 @@ def test_what_is_not_run_names_what_is_there(block: str) -> None:
 
 
 def test_every_command_is_either_run_or_marked() -> None:
-    assert len(blocks(run=True)) >= 8
-    for block in blocks(run=True):
+    assert len(commands(run=True)) >= 8
+    for block in commands(run=True):
         assert not any(line.startswith(NOT_RUN) for line in block.splitlines())
 
 
@@ -134,19 +134,3 @@ def test_options_that_it_names_are_there() -> None:
     for option in set(re.findall(r"`(--[a-z-]+)", CONTENT)):
         assert option in helps, option
     assert parse_serve(["releases/0001", "--log-format", "json"])["log_format"] == "json"
-
-
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", CONTENT):
-        path, _, anchor = target.partition("#")
-        if path.startswith("http"):
-            continue
-        there = PAGE.parent / path if path else PAGE
-        assert there.exists(), target
-        assert not anchor or anchor in anchors_of(there), target
-
-
-def anchors_of(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}

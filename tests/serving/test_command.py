@@ -107,8 +107,8 @@ def test_a_defect_keeps_its_traceback() -> None:
 
 
 def test_an_operating_system_error_names_the_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_as(PermissionError(13, "Permission denied", "/root/x")) == 1
-    assert capsys.readouterr().err == "longserve: Permission denied: /root/x\n"
+    assert run_as(PermissionError(13, "Permission denied", "/var/lib/x")) == 1
+    assert capsys.readouterr().err == "longserve: Permission denied: /var/lib/x\n"
 
 
 def test_an_interrupt_exits_130(capsys: pytest.CaptureFixture[str]) -> None:
