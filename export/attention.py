@@ -27,25 +27,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from .layers import HeadGroup, frozen, head_groups, mask_value
+
 __all__ = [
     "BlockContext",
     "GlobalTokens",
     "LongformerSelfAttention",
     "block_context",
     "find_global_tokens",
-    "mask_value",
 ]
-
-_HEADS_AT_A_TIME = 4
-"""Most heads whose scores exist at the same time: those are what takes the memory in a long sequence."""
 
 _NO_SEGMENT = -1
 """Segment of a key that nobody may see: it equals no query's segment, 0 (padding) included."""
-
-
-def mask_value(dtype: torch.dtype) -> float:
-    """Return the finite value that stands for minus infinity: rows masked whole must not become NaN."""
-    return -3.0e4 if dtype == torch.float16 else -1.0e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +156,6 @@ def block_context(
     return BlockContext(index.flatten(0, 1), bias.flatten(0, 1))
 
 
-class _HeadGroup(nn.Module):
-    """Some heads' projection to queries, keys and values. *Shape:* `[d, 3 * heads * D]`."""
-
-    def __init__(self, qkv_weight: Tensor, qkv_bias: Tensor) -> None:
-        super().__init__()
-        self.qkv_weight = _frozen(qkv_weight)
-        self.qkv_bias = _frozen(qkv_bias)
-
-
 class LongformerSelfAttention(nn.Module):
     """Self-attention of one layer, holding transformed copies of the stock module's parameters."""
 
@@ -182,25 +166,18 @@ class LongformerSelfAttention(nn.Module):
         self.heads, self.head_size = heads, head_size
         scale = head_size**-0.5
         query, key, value = stock.query, stock.key, stock.value
-        self.qkv_weight = _frozen(torch.cat([query.weight * scale, key.weight, value.weight]).T)
-        self.qkv_bias = _frozen(torch.cat([query.bias * scale, key.bias, value.bias]))
-        self.group_size = max(n for n in range(1, _HEADS_AT_A_TIME + 1) if heads % n == 0)
-        self.groups = nn.ModuleList(
-            _HeadGroup(
-                _columns(self.qkv_weight, heads, first, self.group_size),
-                _columns(self.qkv_bias[None], heads, first, self.group_size)[0],
-            )
-            for first in range(0, heads, self.group_size)
-        )
-        self.global_query_weight = _frozen((stock.query_global.weight * scale).T)
-        self.global_query_bias = _frozen(stock.query_global.bias * scale)
+        self.qkv_weight = frozen(torch.cat([query.weight * scale, key.weight, value.weight]).T)
+        self.qkv_bias = frozen(torch.cat([query.bias * scale, key.bias, value.bias]))
+        self.groups, self.group_size = head_groups(self.qkv_weight, self.qkv_bias, heads)
+        self.global_query_weight = frozen((stock.query_global.weight * scale).T)
+        self.global_query_bias = frozen(stock.query_global.bias * scale)
         # [H, D, d] turns a head's query into a vector to be multiplied with hidden states;
         # [H, d, D] a head's mean hidden state into its output
-        self.global_key_weight = _frozen(stock.key_global.weight.reshape(heads, head_size, -1))
-        self.global_value_weight = _frozen(
+        self.global_key_weight = frozen(stock.key_global.weight.reshape(heads, head_size, -1))
+        self.global_value_weight = frozen(
             stock.value_global.weight.reshape(heads, head_size, -1).transpose(1, 2)
         )
-        self.global_value_bias = _frozen(stock.value_global.bias)
+        self.global_value_bias = frozen(stock.value_global.bias)
 
     def forward(self, hidden: Tensor, segment: Tensor, tokens: GlobalTokens, context: BlockContext) -> Tensor:
         """Attend from every token.
@@ -229,7 +206,7 @@ class LongformerSelfAttention(nn.Module):
         flat = context.index.reshape(-1)
         results = []
         for module in self.groups:
-            group = cast(_HeadGroup, module)
+            group = cast(HeadGroup, module)
             qkv = hidden @ group.qkv_weight + group.qkv_bias
             query, key, value = qkv.reshape(-1, 3, heads, size).permute(1, 2, 0, 3).unbind(0)
             keys = torch.index_select(key, 1, flat).reshape(heads, blocks, columns, size)
@@ -336,13 +313,3 @@ def _take(values: Tensor, index: Tensor) -> Tensor:
 def _per_head(weight: Tensor, heads: int) -> Tensor:
     """Split a weight `[d, H * D]` by heads. *Shape:* `[H, d, D]`."""
     return weight.reshape(weight.shape[0], heads, -1).transpose(0, 1)
-
-
-def _columns(qkv: Tensor, heads: int, first: int, count: int) -> Tensor:
-    """Pick the columns of some heads from `[rows, 3 * H * D]`. *Shape:* `[rows, 3 * count * D]`."""
-    by_head = qkv.reshape(qkv.shape[0], 3, heads, -1)
-    return by_head[:, :, first : first + count].reshape(qkv.shape[0], -1)
-
-
-def _frozen(value: Tensor) -> nn.Parameter:
-    return nn.Parameter(value.detach().contiguous(), requires_grad=False)

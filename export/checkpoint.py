@@ -17,15 +17,12 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from longserve.serving.runtime.manifest import ProblemType, Task
 
+from .architectures import Architecture, architecture_of
 from .errors import CheckpointError, CheckpointNotFound, TaskMismatch, UnsupportedModel
 from .exporter_config import model_class
 
 __all__ = ["Checkpoint", "load_checkpoint"]
 
-_HEAD_CLASS = {
-    Task.TEXT_CLASSIFICATION: "LongformerForSequenceClassification",
-    Task.QUESTION_ANSWERING: "LongformerForQuestionAnswering",
-}
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model")
 _ROLES = ("cls", "sep", "pad", "unk", "mask", "bos", "eos")
 _UNREADABLE = (
@@ -67,9 +64,9 @@ class Checkpoint:
         return self.model.config
 
     @property
-    def attention_window(self) -> tuple[int, ...]:
-        """Attention window of each layer, in tokens."""
-        return tuple(self.config.attention_window)
+    def architecture(self) -> Architecture:
+        """What longserve knows of its architecture."""
+        return architecture_of(self.config.model_type)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -119,7 +116,7 @@ def load_checkpoint(source: str, task: Task, *, revision: str | None = None) -> 
     except _UNREADABLE as error:
         raise CheckpointNotFound(_unreadable(place, error)) from error
     _check_config(config, source, task)
-    model = _load_model(place, task)
+    model = _load_model(place, task, config.model_type)
     tokenizer = _load_tokenizer(place)
     if tokenizer is not None:
         _check_tokenizer(tokenizer, model.config, source, task)
@@ -194,9 +191,8 @@ def _first_sentence(error: Exception) -> str:
 
 
 def _check_config(config: PretrainedConfig, source: str, task: Task) -> None:
-    if config.model_type != "longformer":
-        raise UnsupportedModel(f"{source} is a {config.model_type} model; longserve exports longformer")
-    wanted, named = _HEAD_CLASS[task], tuple(config.architectures or ())
+    architecture = architecture_of(config.model_type, source)
+    wanted, named = architecture.head_class(config.model_type, task), tuple(config.architectures or ())
     if named and wanted not in named:
         raise TaskMismatch(
             f"{source} holds {', '.join(named)}, but the task {task.value} needs {wanted}; choose the task "
@@ -206,24 +202,13 @@ def _check_config(config: PretrainedConfig, source: str, task: Task) -> None:
         raise UnsupportedModel(
             f"{source} has {config.num_labels} question-answering outputs; only 2 (start, end) are supported"
         )
-    window = config.attention_window
-    windows = [window] * config.num_hidden_layers if isinstance(window, int) else list(window)
-    if len(windows) != config.num_hidden_layers or any(size <= 0 or size % 2 for size in windows):
-        raise UnsupportedModel(
-            f"{source} has attention_window {window} for {config.num_hidden_layers} layers; it must be one "
-            "positive even number per layer"
-        )
-    if min(windows) < 4 or any(max(windows) % size for size in windows):
-        raise UnsupportedModel(
-            f"{source} has the attention windows {windows}; the stock model runs only where each is at least "
-            f"4 and divides the largest, {max(windows)}, so there is nothing to compare with"
-        )
     if config.problem_type is not None and config.problem_type not in {kind.value for kind in ProblemType}:
         raise UnsupportedModel(f"{source} has the unknown problem_type {config.problem_type!r}")
     if task is Task.TEXT_CLASSIFICATION:
         _check_labels(dict(config.id2label or {}), source)
     if config.pad_token_id is None:
-        raise UnsupportedModel(f"{source} has no pad_token_id; positions are counted from it")
+        raise UnsupportedModel(f"{source} has no pad_token_id; shorter rows of a batch are filled with it")
+    architecture.check(config, source, task)
 
 
 def _check_labels(names: dict[Any, Any], source: str) -> None:
@@ -237,10 +222,10 @@ def _check_labels(names: dict[Any, Any], source: str) -> None:
         )
 
 
-def _load_model(place: _Place, task: Task) -> PreTrainedModel:
+def _load_model(place: _Place, task: Task, model_type: str) -> PreTrainedModel:
     source = place.source
     try:
-        model, info = model_class(task).from_pretrained(
+        model, info = model_class(task, model_type).from_pretrained(
             place.path,
             revision=place.commit,
             dtype=torch.float32,
@@ -252,7 +237,7 @@ def _load_model(place: _Place, task: Task) -> PreTrainedModel:
         raise CheckpointNotFound(_unreadable(place, error)) from error
     missing = sorted(info["missing_keys"])
     if missing:
-        head = [name for name in missing if not name.startswith("longformer.")]
+        head = [name for name in missing if not name.startswith(f"{model.base_model_prefix}.")]
         if head:
             raise TaskMismatch(
                 f"{source} has no weights for the head of {task.value} ({_some(head)}); "

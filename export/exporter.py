@@ -21,7 +21,6 @@ from longserve.serving.runtime.engine import (
 )
 from longserve.serving.runtime.manifest import (
     SCHEMA_VERSION,
-    GlobalAttention,
     GraphSpec,
     Layout,
     Manifest,
@@ -34,12 +33,10 @@ from longserve.serving.runtime.manifest import (
 from .bundle_writer import check_target, file_records, staged_directory, write_manifest
 from .checkpoint import Checkpoint, load_checkpoint
 from .errors import ExportError, OutputError
-from .exporter_config import LongformerExporterConfig, exporter_config
+from .exporter_config import EncoderExporterConfig, exporter_config
 from .graph import DEFAULT_OPSET, export_graph
 from .half import HALF_TYPES, half_engines, layout_module
-from .model import choose_block_size, longest_sequence
 from .parity import ParityReport, check_parity
-from .parity_cases import default_lengths
 from .progress import Progress
 from .quantization import quantize_models
 from .text_parity import TextParity, compare_texts
@@ -208,7 +205,7 @@ def validate_bundle(
     manifest = bundle.manifest
     checkpoint = load_checkpoint(reference, manifest.task, revision=revision or manifest.revision)
     found = describe_checkpoint(checkpoint, ExportSettings())
-    for name in ("vocab_size", "type_vocab_size", "attention_window", "labels"):
+    for name in ("architecture", "vocab_size", "type_vocab_size", "attention_window", "labels"):
         if getattr(found, name) != getattr(manifest, name):
             raise ExportError(
                 f"{reference} has {name} {getattr(found, name)}, the bundle {getattr(manifest, name)}; "
@@ -244,12 +241,8 @@ def _compare(
 
 
 def _compare_arithmetic(checkpoint: Checkpoint, manifest: Manifest, progress: Progress) -> ParityReport:
-    """Compare in half-precision arithmetic, because the engines of a CPU compute half graphs in float32.
-
-    Up to twice the widest window: a CPU is slow at it, and longer sequences meet no other arithmetic.
-    """
-    window, block = manifest.attention_window, manifest.block_size
-    lengths = default_lengths(window, block, min(manifest.max_length, 2 * max(window)))
+    """Compare in half-precision arithmetic, because the engines of a CPU compute half graphs in float32."""
+    lengths = checkpoint.architecture.parity_lengths_in_half(manifest)
     engines = half_engines(checkpoint.model, manifest)
     return check_parity(checkpoint.model, engines, manifest, lengths=lengths, progress=progress)
 
@@ -293,23 +286,27 @@ def _write_models(checkpoint: Checkpoint, manifest: Manifest, stage: Path, progr
 
 def describe_checkpoint(checkpoint: Checkpoint, settings: ExportSettings) -> Manifest:
     """Return the manifest of the bundle that a checkpoint would give, still without files and parity."""
-    config = checkpoint.config
-    longest = longest_sequence(config.max_position_embeddings, config.pad_token_id)
-    if settings.max_length is not None and settings.max_length > longest:
+    config, architecture = checkpoint.config, checkpoint.architecture
+    attention = architecture.attention_shape(config, checkpoint.task, settings.block_size)
+    if settings.max_length is not None and settings.max_length > attention.longest:
         raise ExportError(
-            f"max_length {settings.max_length} is more than the checkpoint's {longest} positions; "
-            f"give at most {longest}"
+            f"max_length {settings.max_length} is more than the checkpoint's {attention.longest} positions; "
+            f"give at most {attention.longest}"
         )
-    window = checkpoint.attention_window
+    if settings.max_global_tokens is not None and not architecture.takes_global_attention:
+        raise ExportError(
+            f"max_global_tokens is {settings.max_global_tokens}, but {architecture.name} has no global "
+            "tokens to choose; leave it out"
+        )
     return Manifest(
         schema_version=SCHEMA_VERSION,
         task=checkpoint.task,
         model_id=checkpoint.model_id,
         revision=checkpoint.revision,
-        architecture="longformer",
-        attention_window=window,
-        max_length=settings.max_length or longest,
-        block_size=settings.block_size or choose_block_size(window),
+        architecture=architecture.name,
+        attention_window=attention.attention_window,
+        max_length=settings.max_length or attention.longest,
+        block_size=attention.block_size,
         max_global_tokens=settings.max_global_tokens,
         vocab_size=config.vocab_size,
         type_vocab_size=config.type_vocab_size,
@@ -320,11 +317,7 @@ def describe_checkpoint(checkpoint: Checkpoint, settings: ExportSettings) -> Man
         labels=checkpoint.labels,
         problem_type=checkpoint.problem_type,
         special_tokens=checkpoint.special_tokens,
-        global_attention=(
-            GlobalAttention.FIRST_TOKEN
-            if checkpoint.task is Task.TEXT_CLASSIFICATION
-            else GlobalAttention.QUESTION
-        ),
+        global_attention=attention.global_attention,
         precision=settings.precision,
         quantization=settings.quantization,
         opset=settings.opset,
@@ -335,7 +328,7 @@ def describe_checkpoint(checkpoint: Checkpoint, settings: ExportSettings) -> Man
     )
 
 
-def _graph_spec(description: LongformerExporterConfig, file: str, labels: int) -> GraphSpec:
+def _graph_spec(description: EncoderExporterConfig, file: str, labels: int) -> GraphSpec:
     inputs = tuple(
         TensorSpec(
             name=name,

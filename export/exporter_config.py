@@ -1,13 +1,13 @@
-"""Longformer in optimum's terms: tasks, the inputs and outputs of each layout, and dummy inputs.
+"""An architecture in optimum's terms: tasks, the inputs and outputs of each layout, and dummy inputs.
 
 optimum 2 has no ONNX exporter any more; what it still has is the registry of tasks (names, synonyms, model
-classes) and the description of a model's inputs and outputs, and those are used. `LongformerExporterConfig`
-is registered in its `TasksManager` under the backend name `longserve`.
+classes) and the description of a model's inputs and outputs, and those are used. Each model type has its
+`EncoderExporterConfig` in optimum's `TasksManager`, under the backend name `longserve`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from optimum.exporters.base import ExporterConfig
@@ -20,7 +20,14 @@ from longserve.serving.runtime.manifest import Layout, Task
 
 from .errors import TaskMismatch
 
-__all__ = ["BACKEND", "LongformerExporterConfig", "exporter_config", "model_class", "parse_task"]
+__all__ = [
+    "BACKEND",
+    "EncoderExporterConfig",
+    "exporter_config",
+    "model_class",
+    "parse_task",
+    "register_model_type",
+]
 
 BACKEND = "longserve"
 _DUMMY_BATCH = 2
@@ -72,11 +79,11 @@ class _PackedInputs(DummyInputGenerator):  # type: ignore[misc]
         return value
 
 
-@_register("longformer", Task.TEXT_CLASSIFICATION.value, Task.QUESTION_ANSWERING.value)
-class LongformerExporterConfig(ExporterConfig):  # type: ignore[misc]
-    """Inputs, outputs and dummy inputs of one layout of an exported Longformer."""
+class EncoderExporterConfig(ExporterConfig):  # type: ignore[misc]
+    """Inputs, outputs and dummy inputs of one layout of an exported encoder."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
+    takes_global_attention: ClassVar[bool] = False
 
     def __init__(
         self, config: PretrainedConfig, task: str, layout: Layout = Layout.PADDED, **options: Any
@@ -88,17 +95,14 @@ class LongformerExporterConfig(ExporterConfig):  # type: ignore[misc]
     @property
     def inputs(self) -> dict[str, dict[int, str]]:
         """Each input's dynamic axes, in the order of the graph's inputs."""
-        if self.layout is Layout.PADDED:
-            axes = {0: "batch", 1: "sequence"}
-            names = ["input_ids", "attention_mask", "global_attention_mask"]
-            inputs = {name: dict(axes) for name in names}
-        else:
-            axes = {0: "tokens"}
-            inputs = {
-                "input_ids": dict(axes),
-                "global_attention_mask": dict(axes),
-                "sequence_ends": {0: "batch"},
-            }
+        padded = self.layout is Layout.PADDED
+        axes = {0: "batch", 1: "sequence"} if padded else {0: "tokens"}
+        names = ["input_ids", *(["attention_mask"] if padded else [])]
+        if self.takes_global_attention:
+            names.append("global_attention_mask")
+        inputs = {name: dict(axes) for name in names}
+        if not padded:
+            inputs["sequence_ends"] = {0: "batch"}
         if self._config.type_vocab_size > 1:
             inputs["token_type_ids"] = dict(axes)
         return inputs
@@ -123,7 +127,22 @@ class LongformerExporterConfig(ExporterConfig):  # type: ignore[misc]
         return made
 
 
-def exporter_config(config: PretrainedConfig, task: Task, layout: Layout) -> LongformerExporterConfig:
+def register_model_type(model_type: str, *, takes_global_attention: bool) -> None:
+    """Register a model type for both tasks.
+
+    Args:
+        model_type: Hugging Face's `config.model_type`.
+        takes_global_attention: whether its graphs have the input `global_attention_mask`.
+    """
+    described = type(
+        f"{EncoderExporterConfig.__name__}[{model_type}]",
+        (EncoderExporterConfig,),
+        {"takes_global_attention": takes_global_attention},
+    )
+    _register(model_type, *(task.value for task in Task))(described)
+
+
+def exporter_config(config: PretrainedConfig, task: Task, layout: Layout) -> EncoderExporterConfig:
     """Return the registered exporter configuration for a model, task and layout."""
     constructor = TasksManager.get_exporter_config_constructor(
         BACKEND,
@@ -133,7 +152,7 @@ def exporter_config(config: PretrainedConfig, task: Task, layout: Layout) -> Lon
         exporter_config_kwargs={"layout": layout},
     )
     made = constructor(config)
-    assert isinstance(made, LongformerExporterConfig)
+    assert isinstance(made, EncoderExporterConfig)
     return made
 
 
@@ -150,6 +169,6 @@ def parse_task(name: str) -> Task:
         raise TaskMismatch(f"the task {name!r} is not one that longserve exports; choose {legal}") from None
 
 
-def model_class(task: Task) -> Any:
+def model_class(task: Task, model_type: str) -> Any:
     """Return transformers' auto class for the task."""
-    return TasksManager.get_model_class_for_task(task.value, framework="pt", model_type="longformer")
+    return TasksManager.get_model_class_for_task(task.value, framework="pt", model_type=model_type)

@@ -15,9 +15,9 @@ from transformers import PretrainedConfig
 
 from longserve.serving.runtime.manifest import Layout, Precision, Task
 
+from .architectures import architecture_of
 from .errors import GraphError
-from .exporter_config import LongformerExporterConfig, exporter_config
-from .model import PackedModel, PaddedModel
+from .exporter_config import EncoderExporterConfig, exporter_config
 
 __all__ = ["DEFAULT_OPSET", "FORBIDDEN_OPERATORS", "OPSETS", "check_graph", "export_graph"]
 
@@ -44,7 +44,7 @@ def export_graph(
     """Trace a module to an ONNX model, every axis of its inputs dynamic.
 
     Args:
-        module: a `PaddedModel` or `PackedModel`.
+        module: made by `Architecture.make_module`.
         config: the checkpoint's configuration.
         task: the task of its head.
         layout: the module's layout.
@@ -55,7 +55,8 @@ def export_graph(
     """
     if opset not in OPSETS:
         raise GraphError(f"opset {opset} is not supported; choose {OPSETS.start} to {OPSETS.stop - 1}")
-    if not isinstance(module, PaddedModel if layout is Layout.PADDED else PackedModel):
+    architecture = architecture_of(config.model_type)
+    if getattr(module, "layout", None) is not layout:
         raise GraphError(f"{type(module).__name__} is not of the layout {layout.value}")
     description = exporter_config(config, task, layout)
     inputs = description.dummy_inputs()
@@ -77,7 +78,7 @@ def export_graph(
     if program is None:
         raise GraphError("the exporter returned no program")
     model = program.model
-    _clean(model, description)
+    _clean(model, description, f"{architecture.name}_{layout.value}")
     check_graph(model, Precision.FP32)
     return model
 
@@ -101,7 +102,7 @@ def check_graph(model: ir.Model, precision: Precision) -> None:
             raise GraphError(f"the graph's input {value.name} has the fixed shape {value.shape}")
 
 
-def _clean(model: ir.Model, description: LongformerExporterConfig) -> None:
+def _clean(model: ir.Model, description: EncoderExporterConfig, name: str) -> None:
     """Name the axes of the outputs and drop what the tracer noted of its own source files."""
     for value in model.graph.outputs:
         axes = description.outputs[str(value.name)]
@@ -121,7 +122,7 @@ def _clean(model: ir.Model, description: LongformerExporterConfig) -> None:
     model.graph.metadata_props.clear()
     model.doc_string = None
     model.graph.doc_string = None
-    model.graph.name = f"longformer_{description.layout.value}"
+    model.graph.name = name
 
 
 @contextlib.contextmanager

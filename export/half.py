@@ -24,8 +24,8 @@ from transformers import PreTrainedModel
 from longserve.serving.runtime.engine_settings import Arrays
 from longserve.serving.runtime.manifest import Layout, Manifest, Precision
 
+from .architectures import architecture_of
 from .errors import GraphError
-from .model import PackedModel, PaddedModel
 
 __all__ = ["HALF_TYPES", "HalfEngine", "half_engines", "layout_module", "to_half"]
 
@@ -42,7 +42,7 @@ def to_half(module: nn.Module, precision: Precision) -> nn.Module:
     """Return a copy of a layout's module with its weights in half precision; its head stays float32.
 
     Args:
-        module: a `PaddedModel` or `PackedModel`, which is left as it is.
+        module: made by `Architecture.make_module`; it is left as it is.
         precision: fp16 or bf16.
 
     Raises:
@@ -74,9 +74,7 @@ def layout_module(model: PreTrainedModel, manifest: Manifest, layout: Layout) ->
     Raises:
         GraphError: see `to_half`.
     """
-    made = PaddedModel if layout is Layout.PADDED else PackedModel
-    capacity = manifest.max_global_tokens if layout is Layout.PADDED else None
-    module = made(model, block_size=manifest.block_size, max_global_tokens=capacity)
+    module = architecture_of(model.config.model_type).make_module(model, manifest, layout)
     return to_half(module, manifest.precision) if manifest.precision in HALF_TYPES else module
 
 

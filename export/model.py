@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longserve.serving.runtime.manifest import Layout
+
 from .attention import (
     BlockContext,
     GlobalTokens,
@@ -18,6 +20,7 @@ from .attention import (
     block_context,
     find_global_tokens,
 )
+from .layers import Linear, TransformerLayer
 
 __all__ = ["PackedModel", "PaddedModel", "choose_block_size", "longest_sequence"]
 
@@ -39,38 +42,12 @@ def longest_sequence(max_position_embeddings: int, pad_token_id: int) -> int:
     return max_position_embeddings - pad_token_id - 1
 
 
-class _Layer(nn.Module):
-    attention_norm: nn.LayerNorm
-    output_norm: nn.LayerNorm
+class _Layer(TransformerLayer):
+    attention: LongformerSelfAttention
 
     def __init__(self, stock: Any, one_sided_window: int) -> None:
-        super().__init__()
+        super().__init__(stock, LongformerSelfAttention(stock.attention.self))
         self.one_sided_window = one_sided_window
-        self.attention = LongformerSelfAttention(stock.attention.self)
-        self.attention_output = _Linear(stock.attention.output.dense)
-        self.attention_norm = stock.attention.output.LayerNorm
-        self.intermediate = _Linear(stock.intermediate.dense)
-        self.activation = stock.intermediate.intermediate_act_fn
-        self.output = _Linear(stock.output.dense)
-        self.output_norm = stock.output.LayerNorm
-
-    def finish(self, attended: Tensor, hidden: Tensor) -> Tensor:
-        """Everything after self-attention, for any rows. *Shape:* `[rows, d]`."""
-        hidden = self.attention_norm(self.attention_output(attended) + hidden)
-        result: Tensor = self.output_norm(self.output(self.activation(self.intermediate(hidden))) + hidden)
-        return result
-
-
-class _Linear(nn.Module):
-    """A linear layer whose weight lies as `[in, out]`, so that it exports as a plain MatMul and Add."""
-
-    def __init__(self, stock: nn.Linear) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(stock.weight.detach().T.contiguous(), requires_grad=False)
-        self.bias = nn.Parameter(stock.bias.detach(), requires_grad=False)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs @ self.weight + self.bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +154,8 @@ class _Core(nn.Module):
 class _ClassificationHead(nn.Module):
     def __init__(self, stock: Any) -> None:
         super().__init__()
-        self.dense = _Linear(stock.classifier.dense)
-        self.projection = _Linear(stock.classifier.out_proj)
+        self.dense = Linear(stock.classifier.dense)
+        self.projection = Linear(stock.classifier.out_proj)
 
     def forward(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.projection(torch.tanh(self.dense(hidden.float())))
@@ -200,7 +177,7 @@ class _Model(nn.Module):
         super().__init__()
         self.core = _Core(stock.longformer, block_size, max_global_tokens)
         self.classifies = hasattr(stock, "classifier")
-        self.head = _ClassificationHead(stock) if self.classifies else _Linear(stock.qa_outputs)
+        self.head = _ClassificationHead(stock) if self.classifies else Linear(stock.qa_outputs)
         self.eval()
 
     def _spans(self, hidden: Tensor, rows: int) -> tuple[Tensor, Tensor]:
@@ -210,6 +187,8 @@ class _Model(nn.Module):
 
 class PaddedModel(_Model):
     """The `padded` layout: the interchange contract of the bundle."""
+
+    layout = Layout.PADDED
 
     def forward(
         self,
@@ -241,6 +220,8 @@ class PaddedModel(_Model):
 
 class PackedModel(_Model):
     """The `packed` layout: sequences of mixed length end to end, for serving without padding."""
+
+    layout = Layout.PACKED
 
     def forward(
         self,

@@ -16,8 +16,9 @@ from longserve.serving.runtime.engine import Engine, InferencePrecision
 from longserve.serving.runtime.manifest import Layout, Manifest, ParitySummary, Precision, Quantization, Task
 from longserve.serving.runtime.packing import EncoderOutput, EncoderSequence, pack, pad, unpack, unpad
 
+from .architectures import architecture_of
 from .errors import ParityFailed
-from .parity_cases import ParityCase, default_lengths, make_cases, make_sequences
+from .parity_cases import ParityCase, make_cases, make_sequences
 from .progress import Progress
 
 __all__ = [
@@ -202,7 +203,7 @@ def check_parity(
         model: the stock transformers model, float32, in evaluation mode.
         engines: an engine for each layout to be compared.
         manifest: what the bundle says of itself.
-        lengths: lengths to test instead of `default_lengths`.
+        lengths: lengths to test instead of the architecture's own.
         seed: of the random inputs.
         every_pattern: see `make_cases`.
         inference_precision: arithmetic of the engines' float operators; bf16 has a tolerance of its own.
@@ -211,8 +212,10 @@ def check_parity(
     Returns:
         The report. It does not raise for differences; see `ParityReport.raise_if_failed`.
     """
-    chosen = lengths or default_lengths(manifest.attention_window, manifest.block_size, manifest.max_length)
-    cases = make_cases(chosen, seed=seed, every_pattern=every_pattern)
+    architecture = architecture_of(model.config.model_type)
+    chosen = lengths or architecture.parity_lengths(manifest)
+    patterns = architecture.parity_patterns
+    cases = make_cases(chosen, patterns=patterns, seed=seed, every_pattern=every_pattern)
     results = []
     if progress is not None:
         progress.stage("compare with PyTorch", len(cases))
@@ -224,8 +227,11 @@ def check_parity(
             type_vocab_size=manifest.type_vocab_size,
             max_global_tokens=manifest.max_global_tokens,
         )
-        reference = [output.vectors() for output in reference_outputs(model, rows, manifest)]
+        together = [output.vectors() for output in reference_outputs(model, rows, manifest)]
         for layout, engine in engines.items():
+            reference = together
+            if layout is Layout.PACKED and architecture.depends_on_batch and len(rows) > 1:
+                reference = [reference_outputs(model, [row], manifest)[0].vectors() for row in rows]
             actual = _engine_logits(engine, layout, rows, manifest)
             results.append(_compare(case, layout, reference, actual))
         if progress is not None:
@@ -254,10 +260,9 @@ def reference_outputs(
 ) -> list[EncoderOutput]:
     """Run the stock model on one padded batch and return its logits at unpadded positions."""
     feeds = {name: torch.from_numpy(array) for name, array in pad(rows, manifest).items()}
-    with torch.inference_mode():
-        outputs = model(**feeds)
     names = ("logits",) if manifest.task is Task.TEXT_CLASSIFICATION else ("start_logits", "end_logits")
-    arrays = {name: getattr(outputs, name).numpy() for name in names}
+    outputs = architecture_of(model.config.model_type).run_reference(model, feeds, names)
+    arrays = {name: value.numpy() for name, value in outputs.items()}
     return unpad(arrays, [row.input_ids.size for row in rows], manifest.task)
 
 

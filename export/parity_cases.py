@@ -63,16 +63,22 @@ def default_lengths(attention_window: Sequence[int], block_size: int, max_length
     return tuple(sorted(length for length in wanted if 1 <= length <= max_length))
 
 
-def make_cases(lengths: Sequence[int], *, seed: int = 0, every_pattern: bool = False) -> list[ParityCase]:
+def make_cases(
+    lengths: Sequence[int],
+    *,
+    patterns: Sequence[GlobalPattern] = tuple(GlobalPattern),
+    seed: int = 0,
+    every_pattern: bool = False,
+) -> list[ParityCase]:
     """Make the grid: for each length single rows and a batch of rows of different lengths and patterns.
 
     Args:
         lengths: tokens of the longest row of each case.
+        patterns: the global patterns that occur.
         seed: of the first case; each further one has the next.
         every_pattern: let long lengths meet every pattern alone too, as short ones always do; otherwise
             they take turns.
     """
-    patterns = list(GlobalPattern)
     cases: list[ParityCase] = []
     for turn, length in enumerate(lengths):
         alone = patterns if length <= _LONG or every_pattern else [patterns[turn % len(patterns)]]

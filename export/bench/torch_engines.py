@@ -10,8 +10,8 @@ import torch
 
 from longserve.serving.runtime.manifest import Layout, Manifest, Task
 
+from ..architectures import architecture_of
 from ..checkpoint import load_checkpoint
-from ..model import PackedModel, PaddedModel
 from .engines import BenchEngine, Float32Array, Prepared, feeds_of, make_rows, read_logits
 from .errors import BenchError
 from .matrix import Case, EngineKind, EngineSpec
@@ -33,8 +33,8 @@ def open_torch_engine(manifest: Manifest, spec: EngineSpec, layout: Layout) -> B
     torch.set_num_threads(spec.threads)
     stock = load_checkpoint(spec.reference, manifest.task, revision=spec.revision or manifest.revision).model
     if spec.kind is EngineKind.REWRITE:
-        made = PaddedModel if layout is Layout.PADDED else PackedModel
-        return _TorchEngine(made(stock, block_size=manifest.block_size), manifest, layout)
+        module = architecture_of(stock.config.model_type).make_module(stock, manifest, layout)
+        return _TorchEngine(module, manifest, layout)
     if spec.kind is EngineKind.TORCH_COMPILE:
         return _CompiledEngine(stock, manifest)
     return _TorchEngine(stock, manifest, layout, bf16=spec.kind is EngineKind.TORCH_BF16)
