@@ -16,10 +16,9 @@ from typing import IO, Any
 import numpy as np
 from server_memory import process_family
 
-from longserve.export.bench import BenchError
 from longserve.export.bench.machine import describe_machine, library_versions
-from longserve.export.bench.process_memory import read_memory
 from longserve.serving import Client, LocalClient
+from longserve.serving.measurement import MeasurementError, read_memory
 from longserve.serving.repository import RepositoryOptions, build_repository
 
 CLASSIFIER, QA = "longformer_classification", "longformer_qa"
@@ -47,7 +46,7 @@ class Served:
             name = "longserve serve" if process == self.process.pid else model or program
             try:
                 found[name] += read_memory(process).resident
-            except BenchError:  # it ended meanwhile
+            except MeasurementError:  # it ended meanwhile
                 continue
         return dict(found)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from longserve.export.bench import BenchError
-from longserve.export.bench.process_memory import read_memory
+from longserve.serving.measurement import MeasurementError, read_memory
 
 __all__ = ["process_family", "server_memory"]
 
@@ -27,7 +26,7 @@ def server_memory(server: int) -> list[dict[str, Any]]:
             continue
         try:
             memory = read_memory(process)
-        except BenchError:  # it ended meanwhile
+        except MeasurementError:  # it ended meanwhile
             continue
         found.append({"model": model, "peak_bytes": memory.peak, "private_bytes": memory.private})
     return sorted(found, key=lambda entry: entry["model"] or "")

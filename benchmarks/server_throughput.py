@@ -43,7 +43,7 @@ from server_memory import server_memory
 from text_latency import measure_texts, print_texts
 
 from longserve.export.bench.machine import describe_machine, library_versions
-from longserve.export.bench.statistics import paired_ratio, spread
+from longserve.serving.measurement.statistics import paired_ratio, spread
 from longserve.serving.repository import RepositoryOptions, build_repository
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.cores import available_cores

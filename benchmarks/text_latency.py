@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from longserve.export.bench.statistics import spread
 from longserve.serving import Classification, Client, LocalClient
+from longserve.serving.measurement.statistics import spread
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.engine_settings import EngineSettings
 

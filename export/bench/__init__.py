@@ -6,12 +6,13 @@ each in a process of its own, and returns a `Report`.
 
 from __future__ import annotations
 
+from longserve.serving.measurement.statistics import Spread
+
 from .errors import BenchError
 from .matrix import BenchSettings, Case, EngineKind, EngineSpec
 from .plan import plan_engines
 from .report import EngineRecord, Measurement, Report
 from .rounds import run_benchmark
-from .statistics import Spread
 
 __all__ = [
     "BenchError",

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from longserve.serving.measurement.memory import read_memory, reset_peak
+
 from .engines import BenchEngine, Prepared
 from .matrix import Case
-from .process_memory import read_memory, reset_peak
 
 __all__ = ["EngineCommands"]
 

@@ -1,40 +1,21 @@
-"""The parent's end of an engine's process.
-
-Between its turns a process is stopped (SIGSTOP): threads of the pools of PyTorch, ONNX Runtime and OpenVINO
-spin for a while after a run, and would take their share of the cores from the engine whose turn it is.
-"""
+"""The parent's end of an engine's process, stopped between its turns."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Any
+
+from longserve.serving.measurement.stopped_process import StoppedProcess
 
 from .errors import EngineFailed
 from .matrix import EngineSpec
 
 __all__ = ["EngineProcess"]
 
-_LAST_LINES = 3
 
+class EngineProcess(StoppedProcess):
+    """A process that holds one engine; its first reply is `runs_on`, `load_seconds` and `memory`."""
 
-class EngineProcess:
-    """A process that holds one engine, stopped unless it is asked something.
-
-    Attributes:
-        loaded: the engine's first reply: `runs_on`, `load_seconds` and `memory`.
-        timeout: seconds that a request may take.
-    """
+    failure = EngineFailed
 
     def __init__(self, spec: EngineSpec, *, timeout: float) -> None:
         """Start the process and wait until the engine is loaded.
@@ -46,106 +27,9 @@ class EngineProcess:
         Raises:
             EngineFailed: the engine cannot be loaded.
         """
-        self.timeout = timeout
-        self._open = contextlib.ExitStack()
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        self._open.callback(self._log.close)
-        ours, theirs = socket.socketpair()
-        self._channel, self._received = self._open.enter_context(ours), b""
-        with theirs:
-            descriptor = theirs.fileno()
-            command = [sys.executable, "-m", "longserve.export.bench.worker", str(descriptor)]
-            self._process = subprocess.Popen(
-                [*command, json.dumps(spec.to_dict())],
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                pass_fds=[descriptor],
-                preexec_fn=_die_with_parent(),
-                env=os.environ | {"OMP_NUM_THREADS": str(spec.threads)},
-            )
-        self.loaded: dict[str, Any] = {}
-        try:
-            self.loaded = self._receive()
-            self._process.send_signal(signal.SIGSTOP)
-        except BaseException:
-            self.close()
-            raise
-
-    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """Let the process do one thing and return its reply.
-
-        Raises:
-            EngineFailed: it failed, ended, or took longer than the timeout; the process is gone then.
-        """
-        try:
-            with self._awake():
-                line = json.dumps({"do": command, "with": arguments}) + "\n"
-                with contextlib.suppress(BrokenPipeError):  # it ended: `_receive` says why
-                    self._channel.sendall(line.encode())
-                return self._receive()
-        except BaseException:
-            self.close()
-            raise
-
-    @contextlib.contextmanager
-    def _awake(self) -> Iterator[None]:
-        self._process.send_signal(signal.SIGCONT)
-        yield
-        self._process.send_signal(signal.SIGSTOP)
-
-    @property
-    def pid(self) -> int:
-        """The process's id."""
-        return self._process.pid
-
-    def kill(self) -> None:
-        """Kill the process, as the system does when memory runs out."""
-        self._process.kill()
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
-        self._open.close()
-
-    def __enter__(self) -> EngineProcess:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _receive(self) -> dict[str, Any]:
-        until = time.monotonic() + self.timeout
-        while b"\n" not in self._received:
-            self._channel.settimeout(max(0.001, until - time.monotonic()))
-            try:
-                chunk = self._channel.recv(1 << 20)
-            except TimeoutError:
-                raise EngineFailed(f"no result within {self.timeout:g} s") from None
-            except ConnectionResetError:
-                chunk = b""
-            if not chunk:
-                raise EngineFailed(self._how_it_ended())
-            self._received += chunk
-        line, _, self._received = self._received.partition(b"\n")
-        reply: dict[str, Any] = json.loads(line)
-        if "error" in reply:
-            raise EngineFailed(reply["error"].strip())
-        return reply
-
-    def _how_it_ended(self) -> str:
-        status = self._process.wait()
-        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return f"its process was {how}" + "".join(f"; {line.strip()}" for line in lines[-_LAST_LINES:])
-
-
-def _die_with_parent() -> Callable[[], object]:
-    """A stopped process would outlive a parent that was killed."""
-    libc = ctypes.CDLL(None)
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG, prctl(2)
-    return lambda: libc.prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
+        super().__init__(
+            "longserve.export.bench.worker",
+            [json.dumps(spec.to_dict())],
+            timeout=timeout,
+            environment={"OMP_NUM_THREADS": str(spec.threads)},
+        )

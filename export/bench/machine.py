@@ -1,78 +1,16 @@
-"""What a figure was measured on: processor, memory, versions."""
+"""What a figure was measured on, and whether there is memory for one engine more."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-from dataclasses import dataclass
 from pathlib import Path
 
-from longserve.serving.runtime.cores import available_cores
+from longserve.serving.measurement.machine import Machine, describe_machine, library_versions, read_fields
 
 from .errors import EngineFailed
 
 __all__ = ["Machine", "check_free_memory", "describe_machine", "library_versions"]
 
-_FLAGS = (
-    "avx2",
-    "avx_vnni",
-    "avx_vnni_int8",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_tile",
-    "amx_int8",
-    "amx_bf16",
-    "amx_fp16",
-)
-"""Flags of /proc/cpuinfo that decide which matrix instructions an engine can use."""
 _RESERVE = 2_000_000_000
-_LIBRARIES = (
-    "longserve",
-    "torch",
-    "transformers",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "nncf",
-    "numpy",
-    "tritonclient",
-    "nvidia-pytriton",
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """The machine.
-
-    Attributes:
-        cpu: the processor's model name.
-        flags: those of its flags that decide which matrix instructions an engine can use.
-        cores: cores that this process may use.
-        memory_bytes: physical memory; None where /proc/meminfo is not there.
-        system: kernel, C library and Python.
-    """
-
-    cpu: str
-    flags: tuple[str, ...]
-    cores: int
-    memory_bytes: int | None
-    system: str
-
-
-def describe_machine() -> Machine:
-    """Return what this machine is, from /proc where that is there."""
-    info = _fields(Path("/proc/cpuinfo"))
-    flags = set(info.get("flags", "").split())
-    memory = _fields(Path("/proc/meminfo")).get("MemTotal")
-    return Machine(
-        cpu=info.get("model name") or platform.processor() or platform.machine(),
-        flags=tuple(flag for flag in _FLAGS if flag in flags),
-        cores=available_cores(),
-        memory_bytes=None if memory is None else int(memory.split()[0]) * 1024,
-        system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-    )
 
 
 def check_free_memory() -> None:
@@ -84,7 +22,7 @@ def check_free_memory() -> None:
     Raises:
         EngineFailed: less than a tenth of the memory is free, or less than 2 GB of a large one.
     """
-    fields = _fields(Path("/proc/meminfo"))
+    fields = read_fields(Path("/proc/meminfo"))
     if not {"MemTotal", "MemAvailable", "Mapped"} <= set(fields):
         return
     total, available, mapped = (
@@ -96,28 +34,3 @@ def check_free_memory() -> None:
             f"only {free / 1e6:.0f} MB of memory are free beside the engines that are loaded; load fewer "
             "at a time with --at-once"
         )
-
-
-def library_versions() -> dict[str, str]:
-    """Return the installed versions of what takes part in a measurement."""
-    versions = {}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _fields(path: Path) -> dict[str, str]:
-    """Read `name: value` lines; the first of each name."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return {}
-    fields: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if colon:
-            fields.setdefault(name.strip(), value.strip())
-    return fields

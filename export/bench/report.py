@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from longserve.serving.measurement.statistics import Spread, paired_ratio, spread
+
 from .errors import BenchError
 from .machine import Machine
 from .matrix import BenchSettings, Case, EngineSpec
-from .statistics import Spread, paired_ratio, spread
 
 __all__ = ["EngineRecord", "FORMAT", "Measurement", "Report"]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from longserve.serving.measurement.statistics import Spread
+
 from .matrix import Case
 from .report import Measurement, Report
-from .statistics import Spread
 
 __all__ = ["print_report"]
 

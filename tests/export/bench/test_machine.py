@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from longserve.export.bench import machine
-from longserve.export.bench.errors import BenchError, EngineFailed
-from longserve.export.bench.process_memory import read_memory, reset_peak
+from longserve.export.bench.errors import EngineFailed
+from longserve.serving.measurement import MeasurementError, read_memory, reset_peak
 
 
 def test_this_machine_is_described() -> None:
@@ -30,7 +30,7 @@ def test_the_last_memory_is_not_taken(
 ) -> None:
     fields = {"MemTotal": total, "MemAvailable": free + 4, "Mapped": 4}
     lines = {name: f"{size * 1_000_000} kB" for name, size in fields.items()}
-    monkeypatch.setattr(machine, "_fields", lambda path: lines)
+    monkeypatch.setattr(machine, "read_fields", lambda path: lines)
     if enough:
         machine.check_free_memory()
         return
@@ -49,5 +49,5 @@ def test_the_peak_can_begin_anew() -> None:
 
 
 def test_a_process_that_is_gone_has_no_memory() -> None:
-    with pytest.raises(BenchError, match=r"/proc/999999999/status tells no memory"):
+    with pytest.raises(MeasurementError, match=r"/proc/999999999/status tells no memory"):
         read_memory(999999999)

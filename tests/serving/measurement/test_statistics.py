@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longserve.export.bench.statistics import paired_ratio, spread
+from longserve.serving.measurement.statistics import paired_ratio, spread
 
 SECONDS = st.floats(1e-4, 1e3)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import BenchError
+from .errors import MeasurementError
 
 __all__ = ["ProcessMemory", "read_memory", "reset_peak"]
 
@@ -32,7 +32,7 @@ def read_memory(process: int | str = "self") -> ProcessMemory:
         process: its id, or `self`.
 
     Raises:
-        BenchError: /proc is not there (no Linux), or the process is gone.
+        MeasurementError: /proc is not there (no Linux), or the process is gone.
     """
     source = Path(f"/proc/{process}/status")
     try:
@@ -42,7 +42,9 @@ def read_memory(process: int | str = "self") -> ProcessMemory:
             int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "RssAnon", "VmHWM")
         )
     except (OSError, KeyError) as error:
-        raise BenchError(f"{source} tells no memory ({error}); memory is measured on Linux only") from error
+        raise MeasurementError(
+            f"{source} tells no memory ({error}); memory is measured on Linux only"
+        ) from error
     return ProcessMemory(resident=resident, private=private, peak=peak)
 
 
@@ -50,12 +52,12 @@ def reset_peak() -> None:
     """Let this process's peak begin anew at what is resident now.
 
     Raises:
-        BenchError: the kernel does not allow it.
+        MeasurementError: the kernel does not allow it.
     """
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError as error:
-        raise BenchError(
+        raise MeasurementError(
             f"/proc/self/clear_refs cannot be written ({error}): memory is measured on Linux, "
             "in a process that may write its own /proc"
         ) from error
