@@ -1,6 +1,6 @@
 """Synthetic long documents whose evidence stands where one asks for it.
 
-Two kinds, both readable English, both written from small closed word lists so that a tiny vocabulary and a
+Three kinds, all readable English, all written from small closed word lists so that a tiny vocabulary and a
 tiny model can learn them:
 
 * **Minutes** of a harbour board (question answering). Facts about projects ("The warranty of Project Kestrel
@@ -8,6 +8,9 @@ tiny model can learn them:
   same project and facts of the same sort about other projects stand around it, so the question must be read.
 * **Claim files** of an insurer (classification). A few sentences name signs of a cause of damage; most, by a
   clear majority, point to one cause, the label. Denied signs ("found no soot") count for nothing.
+* **Policy files** (classification). One sentence names the cause of damage that is insured, one a sign of the
+  cause that happened; the label says whether they agree. Neither tells anything alone, so both must be seen
+  together, however far apart they stand.
 
 Length, position and scatter of the evidence are parameters, because studies of long documents vary them. A
 document follows from its `key` alone: the same key and parameters give the same text on every machine.
@@ -29,6 +32,7 @@ from demo_lexicon import (
     CLAIM_FILLER,
     DENIED,
     FIRST_NAMES,
+    INSURED,
     LAST_NAMES,
     MINUTES_FILLER,
     MONTHS,
@@ -42,17 +46,23 @@ from demo_lexicon import (
 )
 
 __all__ = [
+    "COVER_LABELS",
     "LABELS",
     "ClaimFile",
     "Evidence",
     "Minutes",
+    "PolicyFile",
     "count_words",
     "write_claim_file",
     "write_minutes",
+    "write_policy_file",
 ]
 
 LABELS: tuple[str, ...] = tuple(SIGNS)
 """The causes of damage, in the order of the classifier's logits."""
+
+COVER_LABELS: tuple[str, ...] = ("covered", "not covered")
+"""What is asked of a policy file."""
 
 _PARAGRAPH = 6
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -97,6 +107,21 @@ class ClaimFile:
     text: str
     label: str | None
     evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyFile:
+    """A document that says what is insured, and elsewhere what happened.
+
+    Attributes:
+        text: the document.
+        label: `covered` if both causes are the same, else `not covered`.
+        evidence: the sentence on the insured cause, then that on the cause of the damage.
+    """
+
+    text: str
+    label: str
+    evidence: tuple[Evidence, Evidence]
 
 
 def count_words(text: str) -> int:
@@ -196,17 +221,8 @@ def write_claim_file(
     spoken = _votes(rng, label, evidence, majority)
     observations = [_observe(rng, vote, OBSERVED) for vote in spoken]
 
-    length = sum(map(count_words, observations))
-    rest: list[str] = []
-    while True:
-        if rng.random() < denied:
-            sentence = _observe(rng, rng.choice(LABELS), DENIED)
-        else:
-            sentence = _fill(rng, rng.choice(CLAIM_FILLER))
-        length += count_words(sentence)
-        if length > words and (rest or observations):
-            break
-        rest.append(sentence)
+    taken = sum(map(count_words, observations))
+    rest = _claim_filler(rng, words - taken, denied, least=0 if observations else 1)
 
     low, high = (round(share * len(rest)) for share in region)
     places = sorted(rng.randint(low, high) for _ in observations)
@@ -219,6 +235,69 @@ def write_claim_file(
         for done, (place, vote, observation) in enumerate(zip(places, spoken, observations, strict=True))
     )
     return ClaimFile(text=_join(sentences), label=label if evidence else None, evidence=found)
+
+
+def write_policy_file(
+    key: str,
+    *,
+    words: int,
+    insured: float | None = None,
+    observed: float | None = None,
+    denied: float = 0.1,
+) -> PolicyFile:
+    """Write a policy file: as many are covered as not.
+
+    Args:
+        key: what the document follows from, e.g. `"train/17"`.
+        words: length to reach; the document is at most one sentence longer or shorter, but always holds
+            both sentences.
+        insured: where the insured cause is named, 0 (first sentence) to 1 (last); None: anywhere.
+        observed: where the sign of what happened stands, likewise; behind the insured cause if both are to
+            stand in one place.
+        denied: share of the other sentences that deny a sign.
+
+    Raises:
+        ValueError: a share or position outside 0 to 1.
+    """
+    _check_share("insured", insured)
+    _check_share("observed", observed)
+    _check_share("denied", denied)
+    rng = random.Random(f"policies/{key}")
+    happened = rng.choice(LABELS)
+    agree = rng.random() < 0.5
+    named = happened if agree else rng.choice([other for other in LABELS if other != happened])
+    policy = _fill(rng, rng.choice(INSURED).replace("{cause}", named))
+    observation = _observe(rng, happened, OBSERVED)
+    rest = _claim_filler(rng, words - count_words(policy) - count_words(observation), denied)
+
+    shares = [rng.random() if share is None else share for share in (insured, observed)]
+    places = [round(share * len(rest)) for share in shares]
+    behind = [places[0] + (places[1] < places[0]), places[1] + (places[1] >= places[0])]
+    sentences = list(rest)
+    for place, sentence in sorted(zip(behind, (policy, observation), strict=True)):
+        sentences.insert(place, sentence)
+    starts = _starts(sentences)
+    found = [
+        Evidence(label=cause, start=starts[place], end=starts[place] + len(sentence))
+        for cause, place, sentence in zip((named, happened), behind, (policy, observation), strict=True)
+    ]
+    label = COVER_LABELS[0] if agree else COVER_LABELS[1]
+    return PolicyFile(text=_join(sentences), label=label, evidence=(found[0], found[1]))
+
+
+def _claim_filler(rng: random.Random, words: int, denied: float, *, least: int = 0) -> list[str]:
+    """Return sentences that speak for no cause, of at most `words` words together; `least` in any case."""
+    sentences: list[str] = []
+    length = 0
+    while True:
+        if rng.random() < denied:
+            sentence = _observe(rng, rng.choice(LABELS), DENIED)
+        else:
+            sentence = _fill(rng, rng.choice(CLAIM_FILLER))
+        length += count_words(sentence)
+        if length > words and len(sentences) >= least:
+            return sentences
+        sentences.append(sentence)
 
 
 def _check_share(name: str, value: float | None) -> None:

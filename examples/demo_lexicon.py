@@ -1,7 +1,7 @@
 """The closed word lists and sentence templates of the demo documents (see `demo_documents.py`).
 
 Slots in templates: `{person}`, `{town}`, `{date}`, `{money}`, `{number}`, `{topic}`, `{room}`; in facts
-`{project}` and `{value}`; in observations `{sign}`.
+`{project}` and `{value}`; in observations `{sign}`; in policies `{cause}`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ __all__ = [
     "CLAIM_FILLER",
     "DENIED",
     "FIRST_NAMES",
+    "INSURED",
     "LAST_NAMES",
     "MINUTES_FILLER",
     "MONTHS",
@@ -215,6 +216,13 @@ DENIED = (
     "{person} saw no sign of {sign} near the {room}.",
     "The photographs show no sign of {sign} in the {room}.",
     "There was no trace of {sign} by the {room}.",
+)
+
+INSURED = (
+    "This policy covers damage by {cause} and by nothing else.",
+    "The cover of {person} is limited to damage by {cause}.",
+    "Under the policy of {date} only damage by {cause} is insured.",
+    "{person} is insured against damage by {cause} alone.",
 )
 
 CLAIM_FILLER = (

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 import pytest
-from demo_documents import LABELS, count_words, write_claim_file, write_minutes
+from demo_documents import LABELS, count_words, write_claim_file, write_minutes, write_policy_file
 
 LENGTHS = (40, 200, 1000, 6000)
 
@@ -103,3 +103,25 @@ def test_minutes_refuse_what_makes_no_sense(parameters: dict[str, float]) -> Non
 def test_claim_files_refuse_what_makes_no_sense(parameters: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must"):
         write_claim_file("x", words=100, **parameters)  # type: ignore[arg-type]
+
+
+def test_a_policy_file_needs_both_of_its_sentences() -> None:
+    labels: Counter[str] = Counter()
+    for number in range(200):
+        file = write_policy_file(f"{number}", words=200, insured=0.0, observed=0.9)
+        named, happened = file.evidence
+        assert file.label == ("covered" if named.label == happened.label else "not covered")
+        assert named.start == 0 and happened.start >= 0.7 * len(file.text)
+        assert f"by {named.label}" in file.text[named.start : named.end]
+        for piece in file.evidence:
+            assert file.text[piece.start : piece.end].count(".") == 1
+        labels[file.label] += 1
+    assert 70 < labels["covered"] < 130
+
+
+def test_the_order_of_a_policy_file_is_free() -> None:
+    file = write_policy_file("x", words=300, insured=1.0, observed=0.0)
+    named, happened = file.evidence
+    assert happened.start == 0 and named.end == len(file.text)
+    together = write_policy_file("x", words=300, insured=0.5, observed=0.5)
+    assert together.evidence[0].end < together.evidence[1].start < together.evidence[0].end + 3
