@@ -41,6 +41,7 @@ _KNOWN = {
     "classify": _Known("Classify documents.", "client"),
     "ask": _Known("Answer a question from a document.", "client"),
     "batch": _Known("Score a file of documents, resumable.", "batch,cpu,client"),
+    "compare": _Known("Compare models on labelled documents: which one to take.", "batch,cpu,report"),
     "bench": _Known("Measure engines against each other and PyTorch.", "export,cpu,bench"),
     "report": _Known("Write a page on a bundle: parity, speed, how to serve it.", "export,cpu,report"),
     "push": _Known("Upload a bundle to the Hugging Face hub.", "hub"),
