@@ -21,7 +21,7 @@ from .architectures import Architecture, architecture_of
 from .errors import CheckpointError, CheckpointNotFound, TaskMismatch, UnsupportedModel
 from .exporter_config import model_class
 
-__all__ = ["Checkpoint", "load_checkpoint"]
+__all__ = ["Checkpoint", "PairFrame", "load_checkpoint"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model")
 _ROLES = ("cls", "sep", "pad", "unk", "mask", "bos", "eos")
@@ -40,6 +40,19 @@ _UNREADABLE = (
 """What transformers, safetensors and torch raise on files that are not there or damaged."""
 
 
+@dataclass(frozen=True, slots=True)
+class PairFrame:
+    """How a tokenizer joins a question and its context.
+
+    Attributes:
+        separators: separators between the two.
+        context_type: token type of the context and what follows; before it all are 0.
+    """
+
+    separators: int
+    context_type: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A stock model, ready to be exported and compared with.
@@ -50,6 +63,7 @@ class Checkpoint:
         task: the task of its head.
         model_id: hub id, or the name of the local directory.
         revision: commit of the hub repository, None for a local directory.
+        frame: how question and context are joined.
     """
 
     model: PreTrainedModel
@@ -57,6 +71,7 @@ class Checkpoint:
     task: Task
     model_id: str
     revision: str | None
+    frame: PairFrame
 
     @property
     def config(self) -> Any:
@@ -118,14 +133,19 @@ def load_checkpoint(source: str, task: Task, *, revision: str | None = None) -> 
     _check_config(config, source, task)
     model = _load_model(place, task, config.model_type)
     tokenizer = _load_tokenizer(place)
+    architecture = architecture_of(config.model_type)
+    frame = PairFrame(architecture.question_separators[0], 0)
     if tokenizer is not None:
-        _check_tokenizer(tokenizer, model.config, source, task)
+        _check_tokenizer(tokenizer, model.config, source)
+        if task is Task.QUESTION_ANSWERING:
+            frame = _read_frame(tokenizer, model.config, source)
     return Checkpoint(
         model=model,
         tokenizer=tokenizer,
         task=task,
         model_id=source if local is None else local.resolve().name,
         revision=place.commit,
+        frame=frame,
     )
 
 
@@ -286,8 +306,8 @@ def _load_tokenizer(place: _Place) -> PreTrainedTokenizerBase | None:
     return loaded
 
 
-def _check_tokenizer(tokenizer: Any, config: PretrainedConfig, source: str, task: Task) -> None:
-    """Check that ids fit the model and that texts are framed as serving frames them."""
+def _check_tokenizer(tokenizer: Any, config: PretrainedConfig, source: str) -> None:
+    """Check that ids fit the model and that a text is framed as serving frames it."""
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if highest >= config.vocab_size:
         raise UnsupportedModel(
@@ -302,17 +322,42 @@ def _check_tokenizer(tokenizer: Any, config: PretrainedConfig, source: str, task
             f"the tokenizer of {source} pads with {tokenizer.pad_token_id}, its model with "
             f"{config.pad_token_id}; they do not belong together"
         )
-    bare = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("what", "this")}
-    if task is Task.TEXT_CLASSIFICATION:
-        framed, expected = tokenizer("what")["input_ids"], [cls_id, *bare["what"], sep_id]
-    else:
-        framed = tokenizer("what", "this")["input_ids"]
-        expected = [cls_id, *bare["what"], sep_id, sep_id, *bare["this"], sep_id]
-    if list(framed) != expected:
+    framed = list(tokenizer("what")["input_ids"])
+    expected = [cls_id, *_bare(tokenizer, "what"), sep_id]
+    if framed != expected:
         raise UnsupportedModel(
-            f"the tokenizer of {source} frames a text as {list(framed)}, not in Longformer's way {expected} "
-            "(<s> question </s></s> context </s>)"
+            f"the tokenizer of {source} frames a text as {framed}, not as {expected} (<s> text </s>)"
         )
+
+
+def _read_frame(tokenizer: Any, config: PretrainedConfig, source: str) -> PairFrame:
+    """Find out how the tokenizer joins a question and its context."""
+    architecture = architecture_of(config.model_type)
+    cls_id, sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
+    question, context = _bare(tokenizer, "what"), _bare(tokenizer, "this")
+    encoded = tokenizer("what", "this")
+    framed, types = list(encoded["input_ids"]), encoded.get("token_type_ids")
+    expected = []
+    for count in architecture.question_separators:
+        head = [cls_id, *question, *[sep_id] * count]
+        expected.append([*head, *context, sep_id])
+        if framed != expected[-1]:
+            continue
+        context_type = architecture.default_context_type if types is None else types[-1]
+        if types is not None and list(types) != [0] * len(head) + [context_type] * (len(context) + 1):
+            raise UnsupportedModel(
+                f"the tokenizer of {source} gives question and context the token types {list(types)}; only "
+                "one type for the question and one for the context are supported"
+            )
+        return PairFrame(count, int(context_type) if config.type_vocab_size > 1 else 0)
+    raise UnsupportedModel(
+        f"the tokenizer of {source} frames question and context as {framed}, not as "
+        f"{' or '.join(map(str, expected))} (<s> question </s></s> context </s>, or with one </s> between)"
+    )
+
+
+def _bare(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _some(names: Iterable[str], limit: int = 3) -> str:

@@ -325,6 +325,9 @@ def describe_checkpoint(checkpoint: Checkpoint, settings: ExportSettings) -> Man
         files=(),
         parity=None,
         has_tokenizer=checkpoint.tokenizer is not None,
+        question_separators=checkpoint.frame.separators,
+        context_token_type=checkpoint.frame.context_type,
+        random_blocks=attention.random_blocks,
     )
 
 

@@ -226,6 +226,8 @@ def check_parity(
             pad_token_id=manifest.special_tokens["pad"],
             type_vocab_size=manifest.type_vocab_size,
             max_global_tokens=manifest.max_global_tokens,
+            takes_global_attention=manifest.takes_global_attention,
+            separator=manifest.special_tokens["sep"] if architecture.reads_separators else None,
         )
         together = [output.vectors() for output in reference_outputs(model, rows, manifest)]
         for layout, engine in engines.items():

@@ -99,21 +99,26 @@ def make_sequences(
     pad_token_id: int,
     type_vocab_size: int,
     max_global_tokens: int | None = None,
+    takes_global_attention: bool = True,
+    separator: int | None = None,
 ) -> list[EncoderSequence]:
-    """Draw the rows of a case. Ids are any but padding's; at most `max_global_tokens` tokens are global."""
+    """Draw the rows of a case.
+
+    Ids are any but padding's; at most `max_global_tokens` tokens are global. A row of more than two tokens
+    has `separator` after a question's worth of tokens.
+    """
     random = np.random.default_rng(case.seed)
     legal = np.delete(np.arange(vocab_size, dtype=np.int64), pad_token_id)
     rows = []
     for length, pattern in zip(case.lengths, case.patterns, strict=True):
-        mask = _global_mask(random, length, pattern)
-        if max_global_tokens is not None:
+        mask = _global_mask(random, length, pattern) if takes_global_attention else None
+        if mask is not None and max_global_tokens is not None:
             mask[np.flatnonzero(mask)[max_global_tokens:]] = 0
         types = random.integers(0, type_vocab_size, length) if type_vocab_size > 1 else None
-        rows.append(
-            EncoderSequence(
-                input_ids=random.choice(legal, length), global_attention_mask=mask, token_type_ids=types
-            )
-        )
+        ids = random.choice(legal, length)
+        if separator is not None and length > 2:
+            ids[min(16, length // 2)] = separator
+        rows.append(EncoderSequence(input_ids=ids, global_attention_mask=mask, token_type_ids=types))
     return rows
 
 

@@ -20,7 +20,13 @@ from .weights import save_models
 
 __all__ = ["quantize_models"]
 
-_QUANTIZED_WEIGHTS = (".qkv_weight", ".attention_output.weight", ".intermediate.weight", ".output.weight")
+_QUANTIZED_WEIGHTS = (
+    ".qkv_weight",
+    ".kv_weight",
+    ".attention_output.weight",
+    ".intermediate.weight",
+    ".output.weight",
+)
 """The products over all tokens: over 99 % of the work. Embeddings, global rows and heads stay float32."""
 
 

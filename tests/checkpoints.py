@@ -78,6 +78,61 @@ def make_checkpoint(directory: Path, task: str, *, seed: int = 0, **config: Any)
     return directory
 
 
+def train_wordpiece(directory: Path, *, vocab_size: int = 200) -> int:
+    """Write BERT's uncased WordPiece tokenizer, trained on a few words; return its vocabulary's size."""
+    from tokenizers import BertWordPieceTokenizer
+
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = BertWordPieceTokenizer(lowercase=True)
+    tokenizer.train_from_iterator([WORDS] * 20, vocab_size=vocab_size, min_frequency=1, show_progress=False)
+    tokenizer.save_model(str(directory))
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": True}), encoding="utf-8"
+    )
+    return int(tokenizer.get_vocab_size())
+
+
+def randomize(model: Any, *, seed: int = 0) -> Any:
+    """Give a stock model weights with the spread of trained ones, LayerNorm's and biases too; return it."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 1.0 / parameter.shape[-1] ** 0.5, generator=generator)
+            elif name.endswith("LayerNorm.weight"):
+                parameter.uniform_(0.6, 1.4, generator=generator)
+            else:
+                parameter.normal_(0, 0.1, generator=generator)
+    return model.eval()
+
+
+def make_small(class_name: str, *, seed: int = 0, **config: Any) -> Any:
+    """Return a small stock model of any class of transformers that has BERT's names of sizes."""
+    import transformers
+
+    settings: dict[str, Any] = {
+        "vocab_size": 200,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 128,
+    }
+    settings.update(config)
+    kind = getattr(transformers, class_name)
+    return randomize(kind(kind.config_class(**settings)), seed=seed)
+
+
+def make_bert_checkpoint(directory: Path, task: str, *, seed: int = 0, **config: Any) -> Path:
+    """Write a small random BERT with an uncased tokenizer, as `save_pretrained` writes it."""
+    kinds = {"text-classification": "SequenceClassification", "question-answering": "QuestionAnswering"}
+    size = train_wordpiece(directory)
+    make_small(f"BertFor{kinds[task]}", seed=seed, vocab_size=size, **config).save_pretrained(directory)
+    return directory
+
+
 def add_outliers(model: Any, *, seed: int = 5) -> Any:
     """Give a random model what makes half precision hard in trained ones; return it.
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from .architecture import Architecture, AttentionShape
+from .bert import Bert, Roberta
 from .longformer import Longformer
 from .registry import architecture_of, register, supported_model_types
 
 __all__ = ["Architecture", "AttentionShape", "architecture_of", "register", "supported_model_types"]
 
 register(Longformer())
+register(Bert())
+register(Roberta())

@@ -28,12 +28,14 @@ class AttentionShape:
         longest: longest sequence that the checkpoint takes, in tokens.
         block_size: tokens per block of the exported attention.
         global_attention: the task's convention.
+        random_blocks: see `Manifest.random_blocks`.
     """
 
     attention_window: tuple[int, ...]
     longest: int
     block_size: int
     global_attention: GlobalAttention
+    random_blocks: int | None = None
 
 
 class Architecture(ABC):
@@ -48,6 +50,8 @@ class Architecture(ABC):
             layout must then equal the stock model on the same batch, the packed one on the row alone.
         question_separators: how many separators its tokenizers may write between question and context; the
             first is that of a checkpoint without tokenizer.
+        default_context_type: token type of the context where the tokenizer gives no token types: 0, unless
+            the stock model makes others up.
     """
 
     name: ClassVar[str]
@@ -56,6 +60,7 @@ class Architecture(ABC):
     reads_separators: ClassVar[bool] = False
     depends_on_batch: ClassVar[bool] = False
     question_separators: ClassVar[tuple[int, ...]] = (1,)
+    default_context_type: ClassVar[int] = 0
 
     @abstractmethod
     def head_class(self, model_type: str, task: Task) -> str:

@@ -95,7 +95,10 @@ def make_rows(manifest: Manifest, case: Case, seed: int) -> list[EncoderSequence
     legal = np.delete(np.arange(manifest.vocab_size, dtype=np.int64), manifest.special_tokens["pad"])
     mask = (np.arange(case.length) < case.global_tokens).astype(np.int64)
     return [
-        EncoderSequence(input_ids=random.choice(legal, case.length), global_attention_mask=mask)
+        EncoderSequence(
+            input_ids=random.choice(legal, case.length),
+            global_attention_mask=mask if manifest.takes_global_attention else None,
+        )
         for _ in range(case.batch)
     ]
 

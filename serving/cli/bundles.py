@@ -46,6 +46,7 @@ def _rows(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "precision", manifest.precision.value
     yield "parity", _parity(manifest)
     yield "max length", f"{manifest.max_length} tokens"
+    yield "architecture", manifest.architecture
     yield "attention window", _windows(manifest.attention_window)
     yield "global attention", _global_attention(manifest)
     if manifest.labels:
@@ -73,6 +74,8 @@ def _parity(manifest: Manifest) -> str:
 
 
 def _windows(windows: tuple[int, ...]) -> str:
+    if not windows:
+        return "none: every token sees every other"
     layers = f"{len(windows)} layers"
     return (
         f"{windows[0]} in {layers}"
@@ -82,6 +85,8 @@ def _windows(windows: tuple[int, ...]) -> str:
 
 
 def _global_attention(manifest: Manifest) -> str:
+    if not manifest.takes_global_attention:
+        return "none to choose"
     capacity = manifest.max_global_tokens
     bound = "any number of tokens" if capacity is None else f"at most {capacity} tokens per sequence"
     return f"{manifest.global_attention.value}; the graph takes {bound}"

@@ -194,7 +194,7 @@ class AsyncClient:
     async def logits(
         self,
         input_ids: npt.ArrayLike,
-        global_attention_mask: npt.ArrayLike,
+        global_attention_mask: npt.ArrayLike | None = None,
         token_type_ids: npt.ArrayLike | None = None,
         **options: Unpack[CallKeywords],
     ) -> EncoderOutput:

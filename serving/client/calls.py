@@ -113,7 +113,7 @@ def question_call(
 def logits_call(
     model: str,
     input_ids: object,
-    global_attention_mask: object,
+    global_attention_mask: object = None,
     token_type_ids: object = None,
     request_id: str = "",
 ) -> InferenceCall:
@@ -122,10 +122,16 @@ def logits_call(
     Raises:
         InvalidInput: an argument is no row of whole numbers, or they differ in length.
     """
-    given = {"input_ids": input_ids, "global_attention_mask": global_attention_mask}
-    if token_type_ids is not None:
-        given["token_type_ids"] = token_type_ids
-    inputs = {name: as_row(name, value)[np.newaxis] for name, value in given.items()}
+    given = {
+        "input_ids": input_ids,
+        "global_attention_mask": global_attention_mask,
+        "token_type_ids": token_type_ids,
+    }
+    inputs = {
+        name: as_row(name, value)[np.newaxis]
+        for name, value in given.items()
+        if value is not None or name == "input_ids"
+    }
     for name, array in inputs.items():
         if array.shape != inputs["input_ids"].shape:
             raise InvalidInput(

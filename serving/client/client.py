@@ -228,7 +228,7 @@ class Client:
     def logits(
         self,
         input_ids: npt.ArrayLike,
-        global_attention_mask: npt.ArrayLike,
+        global_attention_mask: npt.ArrayLike | None = None,
         token_type_ids: npt.ArrayLike | None = None,
         **options: Unpack[CallKeywords],
     ) -> EncoderOutput:
@@ -236,7 +236,8 @@ class Client:
 
         Args:
             input_ids: token ids `[tokens]`, special tokens included.
-            global_attention_mask: 1 on tokens with global attention, else 0, `[tokens]`.
+            global_attention_mask: 1 on tokens with global attention, else 0, `[tokens]`; None for a model
+                without such attention (BERT, BigBird).
             token_type_ids: `[tokens]`, only for a model with several token types.
             **options: see `CallKeywords`; `model` is the encoder's name, by default that of
                 `classification_model` with `_encoder`.

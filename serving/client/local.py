@@ -183,13 +183,15 @@ class LocalClient:
     def logits(
         self,
         input_ids: npt.ArrayLike,
-        global_attention_mask: npt.ArrayLike,
+        global_attention_mask: npt.ArrayLike | None = None,
         token_type_ids: npt.ArrayLike | None = None,
     ) -> EncoderOutput:
         """Run one sequence of tokens, each argument `[tokens]`. As `Client.logits`."""
         sequence = EncoderSequence(
             input_ids=as_row("input_ids", input_ids),
-            global_attention_mask=as_row("global_attention_mask", global_attention_mask),
+            global_attention_mask=None
+            if global_attention_mask is None
+            else as_row("global_attention_mask", global_attention_mask),
             token_type_ids=None if token_type_ids is None else as_row("token_type_ids", token_type_ids),
         )
         (output,) = self._encode([sequence])

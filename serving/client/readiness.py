@@ -23,7 +23,7 @@ __all__ = ["ModelReadiness", "Readiness", "ask_models", "wait_for_answers"]
 
 _TEXT = "Is this model ready?"
 _ENCODER = "_encoder"
-_INPUTS_OF_ENCODER = {"input_ids", "global_attention_mask"}
+_INPUTS_OF_ENCODER = {"input_ids", "global_attention_mask", "token_type_ids"}
 _PAUSE = 0.25
 _SERVER = "(server)"
 """Stands for the server in a list of models."""
@@ -159,8 +159,10 @@ def _question_for(client: Client, transport: Transport, name: str, timeout: floa
         return lambda: client.classify(_TEXT, model=name)
     if inputs == {"QUESTION", "CONTEXT"}:
         return lambda: client.answer(_TEXT, _TEXT, model=name)
-    if inputs >= _INPUTS_OF_ENCODER:
-        return lambda: client.logits([0], [1], model=name)
+    if "input_ids" in inputs and inputs <= _INPUTS_OF_ENCODER:
+        mask = [1] if "global_attention_mask" in inputs else None
+        types = [0] if "token_type_ids" in inputs else None
+        return lambda: client.logits([0], mask, types, model=name)
     raise InvalidInput(
         f"model {name!r} takes {', '.join(sorted(inputs))}, so it is none of longserve's; "
         "name a text model or an encoder"

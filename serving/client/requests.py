@@ -229,7 +229,7 @@ class RequestBuilder:
     def logits(
         self,
         input_ids: object,
-        global_attention_mask: object,
+        global_attention_mask: object = None,
         token_type_ids: object = None,
         *,
         model: str | None = None,

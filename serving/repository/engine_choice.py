@@ -278,9 +278,11 @@ def _difference(expected: EncoderOutput, found: EncoderOutput) -> float:
 
 
 def _sequence(manifest: Manifest, length: int) -> EncoderSequence:
-    """Return random ids with the task's global attention."""
+    """Return random ids with the task's global attention, where there is one."""
     ordinary = np.setdiff1d(np.arange(manifest.vocab_size), list(manifest.special_tokens.values()))
     ids = np.random.default_rng(_SEED).choice(ordinary, length).astype(np.int64)
+    if not manifest.takes_global_attention:
+        return EncoderSequence(input_ids=ids)
     tokens = 1 if manifest.global_attention is GlobalAttention.FIRST_TOKEN else _QUESTION_TOKENS
     mask = np.zeros(length, dtype=np.int64)
     mask[: tokens if manifest.max_global_tokens is None else min(tokens, manifest.max_global_tokens)] = 1

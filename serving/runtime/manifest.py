@@ -33,10 +33,11 @@ __all__ = [
     "SCHEMA_VERSION",
     "Task",
     "TensorSpec",
+    "decode",
 ]
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 """`major.minor`. A reader refuses another major; a new minor only adds fields that have defaults."""
 
 
@@ -82,6 +83,8 @@ class GlobalAttention(str, Enum):
     """Token 0 alone: Hugging Face's `LongformerForSequenceClassification`."""
     QUESTION = "question"
     """Every token before the first separator: Hugging Face's `LongformerForQuestionAnswering`."""
+    NONE = "none"
+    """No token: the architecture has no such attention, and its graphs no input `global_attention_mask`."""
 
 
 class ProblemType(str, Enum):
@@ -160,10 +163,11 @@ class Manifest:
         task: what the head does.
         model_id: hub id or the checkpoint directory's name, as given to the export.
         revision: commit of the hub repository, or None for a local directory.
-        architecture: `longformer`.
-        attention_window: attention window of each layer, in tokens (both sides together).
+        architecture: `longformer`, `bert`, or another that longserve exports.
+        attention_window: attention window of each layer, in tokens (both sides together); empty where every
+            token sees every other.
         max_length: longest sequence, in tokens, special tokens included.
-        block_size: tokens per block of the exported local attention.
+        block_size: tokens per block of the exported attention.
         max_global_tokens: global tokens per sequence that the graph can take; None: any number.
         vocab_size, type_vocab_size: sizes of the embedding tables; ids must be below them.
         graphs: the ONNX files.
@@ -173,6 +177,10 @@ class Manifest:
         global_attention: the task's convention.
         precision: arithmetic of the weights.
         quantization: how an int8 bundle is quantized; None: not at all, or (before schema 1.1) dynamic.
+        question_separators: separators between question and context; before schema 1.3 Longformer's 2.
+        context_token_type: token type of the context and what follows; the tokens before it have 0.
+        random_blocks: blocks that a block of BigBird's attention sees beside its neighbours and the two
+            global ones; None for other architectures.
         opset: ONNX opset of the graphs.
         tools: name to version of what wrote the bundle.
         files: every file of the bundle but the manifest itself.
@@ -203,6 +211,14 @@ class Manifest:
     parity: ParitySummary | None
     has_tokenizer: bool = True
     quantization: Quantization | None = None
+    question_separators: int = 2
+    context_token_type: int = 0
+    random_blocks: int | None = None
+
+    @property
+    def takes_global_attention(self) -> bool:
+        """Whether the graphs have the input `global_attention_mask`."""
+        return self.global_attention is not GlobalAttention.NONE
 
     @property
     def validated(self) -> bool:
@@ -253,7 +269,7 @@ class Manifest:
                 "export the bundle again, or use the longserve that wrote it"
             )
         try:
-            manifest = _decode(cls, data, source)
+            manifest = decode(cls, data, source)
         except CorruptBundle as error:
             if int(minor) <= int(own_minor):
                 raise
@@ -276,11 +292,22 @@ def _check_sizes(manifest: Manifest, source: str) -> None:
         if size is not None and size < 1:
             raise CorruptBundle(f"{source}.{name} is {size}; it must be positive; export the bundle again")
     window = manifest.attention_window
-    if not window or min(window) < 1:
+    if (manifest.takes_global_attention and not window) or any(size < 1 for size in window):
         raise CorruptBundle(
             f"{source}.attention_window is {list(window)}; it must hold a positive number per layer; "
             "export the bundle again"
         )
+    if not 0 <= manifest.context_token_type < manifest.type_vocab_size:
+        raise CorruptBundle(
+            f"{source}.context_token_type is {manifest.context_token_type}; token types end at "
+            f"{manifest.type_vocab_size - 1}; export the bundle again"
+        )
+    for name, least in (("question_separators", 1), ("random_blocks", 0)):
+        number = getattr(manifest, name)
+        if number is not None and number < least:
+            raise CorruptBundle(
+                f"{source}.{name} is {number}; it must be at least {least}; export the bundle again"
+            )
     for role, token in manifest.special_tokens.items():
         if not 0 <= token < manifest.vocab_size:
             raise CorruptBundle(
@@ -296,8 +323,12 @@ def _shown(value: Any) -> str:
     return shorten.repr(value)
 
 
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    """Convert a JSON value to `kind` (a dataclass, enum, tuple, mapping, union or scalar), checking types."""
+def decode(kind: Any, value: Any, where: str) -> Any:
+    """Convert a JSON value to `kind` (a dataclass, enum, tuple, mapping, union or scalar), checking types.
+
+    Raises:
+        CorruptBundle: it is none; `where` names its place.
+    """
     origin, arguments = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, value, where)
@@ -310,9 +341,9 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
             legal = ", ".join(str(member.value) for member in kind)
             raise CorruptBundle(f"{where} is {_shown(value)}; legal: {legal}") from None
     if origin is tuple and isinstance(value, list):
-        return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        return tuple(decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is Mapping and isinstance(value, dict):
-        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {key: decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if kind is float and type(value) is int and abs(value) < 1 << 53:
         return float(value)
     if isinstance(kind, type) and type(value) is kind:
@@ -327,7 +358,7 @@ def _decode_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
     for kind in candidates[:-1]:
         if type(value) is kind:
             return value
-    return _decode(candidates[-1], value, where)
+    return decode(candidates[-1], value, where)
 
 
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
@@ -337,7 +368,7 @@ def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     fields = {}
     for field in dataclasses.fields(kind):
         if field.name in value:
-            fields[field.name] = _decode(hints[field.name], value[field.name], f"{where}.{field.name}")
+            fields[field.name] = decode(hints[field.name], value[field.name], f"{where}.{field.name}")
         elif field.default is dataclasses.MISSING:
             raise CorruptBundle(f"{where} has no field {field.name!r}; export the bundle again")
     return kind(**fields)

@@ -11,7 +11,16 @@ import numpy.typing as npt
 from .errors import CorruptBundle, EngineError, InvalidInput
 from .manifest import Manifest, Task
 
-__all__ = ["EncoderOutput", "EncoderSequence", "check_sequence", "pack", "pad", "unpack", "unpad"]
+__all__ = [
+    "EncoderOutput",
+    "EncoderSequence",
+    "check_sequence",
+    "pack",
+    "pad",
+    "tensors_of",
+    "unpack",
+    "unpad",
+]
 
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
@@ -23,12 +32,13 @@ class EncoderSequence:
 
     Attributes:
         input_ids: token ids.
-        global_attention_mask: 1 on tokens with global attention, else 0.
+        global_attention_mask: 1 on tokens with global attention, else 0; None for a model without such
+            attention.
         token_type_ids: only for a checkpoint with `type_vocab_size > 1`; None there means zeros.
     """
 
     input_ids: Int64Array
-    global_attention_mask: Int64Array
+    global_attention_mask: Int64Array | None = None
     token_type_ids: Int64Array | None = None
 
 
@@ -51,9 +61,10 @@ def check_sequence(sequence: EncoderSequence, manifest: Manifest) -> None:
 
     Raises:
         InvalidInput: not one-dimensional, empty, longer than the model, an id outside its table, a mask
-            value other than 0 and 1, lengths that differ, or more global tokens than the graph takes.
+            value other than 0 and 1, lengths that differ, more global tokens than the graph takes, a mask for
+            a model without global attention, or none for one with it.
     """
-    ids, mask = sequence.input_ids, sequence.global_attention_mask
+    ids = sequence.input_ids
     for name, array in _named(sequence):
         if array.dtype != np.int64:
             raise InvalidInput(f"{name} has element type {array.dtype}; give int64")
@@ -71,11 +82,27 @@ def check_sequence(sequence: EncoderSequence, manifest: Manifest) -> None:
             "split the document into windows"
         )
     _check_range("input_ids", ids, manifest.vocab_size)
-    _check_range("global_attention_mask", mask, 2)
+    _check_global_tokens(sequence.global_attention_mask, manifest)
     if sequence.token_type_ids is not None:
         if manifest.type_vocab_size < 2:
             raise InvalidInput("this model has one token type and takes no token_type_ids; leave them out")
         _check_range("token_type_ids", sequence.token_type_ids, manifest.type_vocab_size)
+
+
+def _check_global_tokens(mask: Int64Array | None, manifest: Manifest) -> None:
+    if not manifest.takes_global_attention:
+        if mask is not None:
+            raise InvalidInput(
+                f"this model ({manifest.architecture}) has no global attention and takes no "
+                "global_attention_mask; leave it out"
+            )
+        return
+    if mask is None:
+        raise InvalidInput(
+            f"there is no global_attention_mask, which this model ({manifest.architecture}) needs; give 1 "
+            "for tokens with global attention and 0 for the others"
+        )
+    _check_range("global_attention_mask", mask, 2)
     capacity = manifest.max_global_tokens
     if capacity is not None and int(mask.sum()) > capacity:
         raise InvalidInput(
@@ -84,11 +111,19 @@ def check_sequence(sequence: EncoderSequence, manifest: Manifest) -> None:
         )
 
 
+def tensors_of(sequence: EncoderSequence, manifest: Manifest) -> dict[str, Int64Array]:
+    """Return the tensors of one sequence that the encoder takes, int64 `[tokens]`, by name."""
+    tensors = dict(_named(sequence))
+    if manifest.type_vocab_size > 1:
+        tensors.setdefault("token_type_ids", np.zeros_like(sequence.input_ids))
+    return tensors
+
+
 def pack(sequences: Sequence[EncoderSequence], manifest: Manifest) -> dict[str, npt.NDArray[np.generic]]:
     """Lay sequences end to end as the inputs of the packed graph.
 
     Returns:
-        `input_ids`, `global_attention_mask` (and `token_type_ids` where the model takes them), int64
+        `input_ids`, `global_attention_mask` and `token_type_ids` where the model takes them, int64
         `[tokens]`, and `sequence_ends`, int32 `[batch]`, the accumulated lengths.
 
     Raises:
@@ -98,13 +133,14 @@ def pack(sequences: Sequence[EncoderSequence], manifest: Manifest) -> dict[str, 
     lengths = [sequence.input_ids.size for sequence in sequences]
     feeds: dict[str, npt.NDArray[np.generic]] = {
         "input_ids": np.concatenate([s.input_ids for s in sequences]),
-        "global_attention_mask": np.concatenate([s.global_attention_mask for s in sequences]),
         "sequence_ends": np.cumsum(lengths, dtype=np.int32),
     }
+    masks = [s.global_attention_mask for s in sequences if s.global_attention_mask is not None]
+    if masks:
+        feeds["global_attention_mask"] = np.concatenate(masks)
     if manifest.type_vocab_size > 1:
-        feeds["token_type_ids"] = np.concatenate(
-            [np.zeros_like(s.input_ids) if s.token_type_ids is None else s.token_type_ids for s in sequences]
-        )
+        types = [tensors_of(sequence, manifest)["token_type_ids"] for sequence in sequences]
+        feeds["token_type_ids"] = np.concatenate(types)
     return feeds
 
 
@@ -133,8 +169,8 @@ def pad(sequences: Sequence[EncoderSequence], manifest: Manifest) -> dict[str, n
     """Lay sequences in rows as the inputs of the padded graph, shorter ones padded on the right.
 
     Returns:
-        `input_ids`, `attention_mask`, `global_attention_mask` (and `token_type_ids` where the model takes
-        them), int64 `[batch, sequence]`.
+        `input_ids`, `attention_mask`, `global_attention_mask` and `token_type_ids` where the model takes
+        them, int64 `[batch, sequence]`.
 
     Raises:
         InvalidInput: there is no sequence, or one is unfit (`check_sequence`), named by its index.
@@ -147,8 +183,9 @@ def pad(sequences: Sequence[EncoderSequence], manifest: Manifest) -> dict[str, n
     feeds: dict[str, npt.NDArray[np.generic]] = {
         "input_ids": np.full(shape, manifest.special_tokens["pad"], dtype=np.int64),
         "attention_mask": np.zeros(shape, dtype=np.int64),
-        "global_attention_mask": np.zeros(shape, dtype=np.int64),
     }
+    if manifest.takes_global_attention:
+        feeds["global_attention_mask"] = np.zeros(shape, dtype=np.int64)
     if manifest.type_vocab_size > 1:
         feeds["token_type_ids"] = np.zeros(shape, dtype=np.int64)
     for row, sequence in enumerate(sequences):
@@ -219,10 +256,12 @@ def _check_sequences(sequences: Sequence[EncoderSequence], manifest: Manifest) -
 
 
 def _named(sequence: EncoderSequence) -> list[tuple[str, Int64Array]]:
-    named = [("input_ids", sequence.input_ids), ("global_attention_mask", sequence.global_attention_mask)]
-    if sequence.token_type_ids is not None:
-        named.append(("token_type_ids", sequence.token_type_ids))
-    return named
+    given = {
+        "input_ids": sequence.input_ids,
+        "global_attention_mask": sequence.global_attention_mask,
+        "token_type_ids": sequence.token_type_ids,
+    }
+    return [(name, array) for name, array in given.items() if array is not None]
 
 
 def _check_range(name: str, array: Int64Array, limit: int) -> None:

@@ -180,7 +180,8 @@ class ClassificationPipeline(_Pipeline):
 
 
 class QuestionAnsweringPipeline(_Pipeline):
-    """Question and context → answers. A sequence is `<s> question </s></s> context </s>`, as in RoBERTa."""
+    """Question and context → answers. A sequence is `<s> question </s></s> context </s>`, with as many `</s>`
+    between the two as the manifest says."""
 
     def prepare(
         self,
@@ -201,11 +202,13 @@ class QuestionAnsweringPipeline(_Pipeline):
         asked = self.tokenizer.encode(question, "question")
         encoded = self.tokenizer.encode(context, "context")
         self._check_question(asked)
-        capacity = self.manifest.max_length - asked.ids.size - 4
+        special = 2 + self.manifest.question_separators
+        capacity = self.manifest.max_length - asked.ids.size - special
         if capacity < 1:
             raise InvalidInput(
                 f"the question has {asked.ids.size} tokens, which leaves no room for the context: the model "
-                f"takes {self.manifest.max_length} tokens, 4 special ones included; shorten the question",
+                f"takes {self.manifest.max_length} tokens, {special} special ones included; shorten the "
+                "question",
                 reason=Refusal.QUESTION_TOO_LONG,
             )
         stride = options.stride
@@ -214,9 +217,10 @@ class QuestionAnsweringPipeline(_Pipeline):
             stride = max(default_stride(self.manifest.max_length), uncut)
         windows = plan("context", encoded, capacity, stride, self.limits, asked)
         cls_id, sep_id = self.tokenizer.cls_id, self.tokenizer.sep_id
-        head = np.concatenate([token_ids(cls_id), asked.ids, token_ids(sep_id, sep_id)])
+        separators = token_ids(*[sep_id] * self.manifest.question_separators)
+        head = np.concatenate([token_ids(cls_id), asked.ids, separators])
         sequences = sequences_of(head, encoded, token_ids(sep_id), windows, self.tokenizer, self.manifest)
-        tokens = asked.ids.size + encoded.ids.size + 4
+        tokens = asked.ids.size + encoded.ids.size + special
         observer.prepared(tokens, len(windows), time.perf_counter() - started)
         return PreparedQuestion(
             sequences=sequences,

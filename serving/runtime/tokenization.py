@@ -53,7 +53,7 @@ class Tokenizer:
         missing = [role for role in ("cls", "sep") if role not in special]
         if missing:
             raise CorruptBundle(
-                f"the manifest names no {' and no '.join(missing)} token, which every Longformer input has; "
+                f"the manifest names no {' and no '.join(missing)} token, which every input has; "
                 "export the bundle again"
             )
         self.cls_id = special["cls"]

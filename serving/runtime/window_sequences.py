@@ -53,19 +53,27 @@ def sequences_of(
     tokenizer: Tokenizer,
     manifest: Manifest,
 ) -> tuple[EncoderSequence, ...]:
+    """Frame each window of a text by `head` and `tail`; all but `head` is of the context's token type."""
+    token_type = manifest.context_token_type
     made = []
     for window in windows:
         ids = np.concatenate([head, encoded.ids[window.start : window.end], tail])
         mask = _global_attention_mask(ids, manifest.global_attention, tokenizer.sep_id)
-        sequence = EncoderSequence(input_ids=ids, global_attention_mask=mask)
+        types = None
+        if token_type:
+            types = np.full_like(ids, token_type)
+            types[: head.size] = 0
+        sequence = EncoderSequence(input_ids=ids, global_attention_mask=mask, token_type_ids=types)
         check_sequence(sequence, manifest)
         made.append(sequence)
     return tuple(made)
 
 
-def _global_attention_mask(ids: Int64Array, convention: GlobalAttention, sep_id: int) -> Int64Array:
+def _global_attention_mask(ids: Int64Array, convention: GlobalAttention, sep_id: int) -> Int64Array | None:
     """Mark the global tokens of one sequence, as `_compute_global_attention_mask` and the classifier do in
     `transformers/models/longformer/modeling_longformer.py`."""
+    if convention is GlobalAttention.NONE:
+        return None
     mask = np.zeros_like(ids)
     if convention is GlobalAttention.QUESTION:
         mask[: int((ids == sep_id).argmax())] = 1

@@ -35,7 +35,8 @@ _QUEUE_FULL = b"Exceeds maximum queue size"
 SECONDS_PER_QUESTION = 5.0
 """How long a model may take for its answer."""
 _REMEMBERED_SECONDS = 1.0
-_ENCODER_INPUTS = {"input_ids", "global_attention_mask"}
+_ENCODER_INPUTS = {"input_ids": 0, "global_attention_mask": 1, "token_type_ids": 0}
+"""The inputs that an encoder may have, and what is sent for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,9 +151,8 @@ def _body(inputs: set[str]) -> bytes | None:
     """The question for a model with these inputs; None if it is none of ours."""
     if inputs in ({"TEXT"}, {"QUESTION", "CONTEXT"}):
         tensors = [_tensor(name, "BYTES", _TEXT) for name in sorted(inputs)]
-    elif inputs >= _ENCODER_INPUTS:
-        tensors = [_tensor("input_ids", "INT64", 0), _tensor("global_attention_mask", "INT64", 1)]
-        tensors += [_tensor("token_type_ids", "INT64", 0)] * ("token_type_ids" in inputs)
+    elif "input_ids" in inputs and inputs <= set(_ENCODER_INPUTS):
+        tensors = [_tensor(name, "INT64", _ENCODER_INPUTS[name]) for name in sorted(inputs)]
     else:
         return None
     return json.dumps({"id": PROBE_ID, "inputs": tensors}).encode()

@@ -31,7 +31,7 @@ from longserve_runtime.errors import EngineError, InvalidInput, Refusal, Serving
 from longserve_runtime.limits import TextLimits
 from longserve_runtime.metrics import TextMetrics
 from longserve_runtime.options import ClassificationOptions, QuestionAnsweringOptions
-from longserve_runtime.packing import EncoderOutput, EncoderSequence
+from longserve_runtime.packing import EncoderOutput, EncoderSequence, tensors_of
 from longserve_runtime.pipeline import ClassificationPipeline, QuestionAnsweringPipeline, make_pipeline
 from longserve_runtime.request_record import LOG_REQUESTS, Failure, Outcome, RequestRecord
 from longserve_runtime.results import Answer, Classification, WindowAnswers, WindowClassification
@@ -264,18 +264,12 @@ class TritonPythonModel:
             self._turns.give_back()
 
     def _encode_one(self, sequence: EncoderSequence) -> EncoderOutput:
-        inputs = [
-            ("input_ids", sequence.input_ids),
-            ("global_attention_mask", sequence.global_attention_mask),
-        ]
-        if self._pipeline.manifest.type_vocab_size > 1:
-            # NVIDIA's onnxruntime backend knows no optional ragged input, so it is always sent.
-            types = sequence.token_type_ids
-            inputs.append(("token_type_ids", np.zeros_like(sequence.input_ids) if types is None else types))
+        # NVIDIA's onnxruntime backend knows no optional ragged input, so token types are always sent
+        inputs = tensors_of(sequence, self._pipeline.manifest)
         response = pb_utils.InferenceRequest(
             model_name=self._encoder,
             requested_output_names=self._outputs,
-            inputs=[pb_utils.Tensor(name, array[np.newaxis]) for name, array in inputs],
+            inputs=[pb_utils.Tensor(name, array[np.newaxis]) for name, array in inputs.items()],
         ).exec()
         if response.has_error():
             raise _EncoderRefused(response.error())

@@ -30,6 +30,7 @@ INPUTS = {
     "letters_encoder": ["input_ids", "global_attention_mask"],
     "questions": ["QUESTION", "CONTEXT"],
     "ids_encoder": ["input_ids", "global_attention_mask", "token_type_ids"],
+    "plain_encoder": ["input_ids"],
     "theirs": ["IMAGE"],
 }
 ANSWER: Outputs = {
@@ -94,10 +95,14 @@ def states(found: list[ModelReadiness]) -> dict[str, str]:
 def test_each_kind_of_model_is_asked_in_its_way() -> None:
     server = Server(dict.fromkeys(INPUTS))
     found = ask_models(URL, transport=server)
-    assert states(found) == {"ids_encoder": "answers", "letters": "answers", "questions": "answers"}
-    assert [call.model for call in server.calls] == ["ids_encoder", "letters", "questions"]
-    inputs = [set(call.inputs) for call in server.calls]
-    assert inputs == [{"input_ids", "global_attention_mask"}, {"TEXT"}, {"QUESTION", "CONTEXT"}]
+    asked = {call.model: set(call.inputs) for call in server.calls}
+    assert asked == {
+        "ids_encoder": {"input_ids", "global_attention_mask", "token_type_ids"},
+        "letters": {"TEXT"},
+        "plain_encoder": {"input_ids"},
+        "questions": {"QUESTION", "CONTEXT"},
+    }
+    assert states(found) == dict.fromkeys(asked, "answers")
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,8 @@ MANIFESTS = st.builds(
     problem_type=st.one_of(st.none(), st.sampled_from(ProblemType)),
     special_tokens=st.dictionaries(TEXT, st.integers(0, 999), max_size=4),
     global_attention=st.sampled_from(GlobalAttention),
+    question_separators=st.integers(1, 3),
+    random_blocks=st.one_of(st.none(), st.integers(0, 9)),
     precision=st.sampled_from(Precision),
     opset=POSITIVE,
     tools=st.dictionaries(TEXT, TEXT, max_size=3),
@@ -229,15 +231,26 @@ def test_the_golden_manifest_is_what_this_release_writes() -> None:
     path = GOLDEN.with_name(f"manifest-{SCHEMA_VERSION}.json")
     text = path.read_text(encoding="utf-8")
     manifest = Manifest.from_json(text)
-    assert manifest.precision is Precision.FP16
+    assert manifest.architecture == "bert"
+    assert manifest.global_attention is GlobalAttention.NONE and not manifest.takes_global_attention
+    assert (manifest.question_separators, manifest.context_token_type) == (1, 1)
     assert manifest.to_json() == text
 
 
-def test_a_manifest_of_schema_1_1_reads_as_it_was_written() -> None:
-    text = GOLDEN.with_name("manifest-1.1.json").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("version", "precision", "quantization"),
+    [("1.1", Precision.INT8, Quantization.WEIGHTS), ("1.2", Precision.FP16, None)],
+)
+def test_an_older_manifest_reads_as_it_was_written(
+    version: str, precision: Precision, quantization: Quantization | None
+) -> None:
+    """With Longformer's values of what schema 1.3 added."""
+    text = GOLDEN.with_name(f"manifest-{version}.json").read_text(encoding="utf-8")
     manifest = Manifest.from_json(text)
-    assert (manifest.precision, manifest.quantization) == (Precision.INT8, Quantization.WEIGHTS)
-    assert manifest.to_json() == text
+    assert (manifest.precision, manifest.quantization) == (precision, quantization)
+    added = {"question_separators": 2, "context_token_type": 0, "random_blocks": None}
+    assert json.loads(manifest.to_json()) == {**json.loads(text), **added}
+    assert manifest.takes_global_attention
 
 
 @settings(max_examples=60, deadline=None)
@@ -363,6 +376,9 @@ def test_a_wrong_type_is_named_with_its_value(
         (("max_global_tokens",), 0, "max_global_tokens is 0"),
         (("attention_window",), [], r"attention_window is \[\]"),
         (("attention_window",), [4, 0], r"attention_window is \[4, 0\]"),
+        (("context_token_type",), 2, "context_token_type is 2; token types end at 1"),
+        (("question_separators",), 0, "question_separators is 0"),
+        (("random_blocks",), -1, "random_blocks is -1"),
         (("special_tokens", "sep"), 320, "special_tokens.sep is 320"),
         (("special_tokens", "cls"), -1, "special_tokens.cls is -1"),
     ],
