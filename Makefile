@@ -13,7 +13,7 @@ help: ## List the targets
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else "longserve needs Python 3.10 to 3.13, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,serve,client,cpu,openvino,bench,batch,report,docs,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,serve,client,cpu,openvino,tensorrt-rtx,bench,batch,report,docs,dev]'
 	touch $@
 
 install: $(INSTALLED) ## Make the environment

@@ -5,6 +5,7 @@
     │   ├── CheckpointNotFound   no checkpoint at that path or hub id
     │   ├── UnsupportedModel     another architecture, or a configuration that has no exact export
     │   └── TaskMismatch         the checkpoint's head is not the task's
+    ├── EngineBuildError         a TensorRT engine cannot be built from the bundle here
     ├── GraphError               the exported graph is not what was asked for
     ├── HubError                 the Hugging Face hub cannot be reached or refuses
     ├── OutputError              the bundle cannot be written
@@ -19,6 +20,7 @@ from __future__ import annotations
 __all__ = [
     "CheckpointError",
     "CheckpointNotFound",
+    "EngineBuildError",
     "ExportError",
     "GraphError",
     "HubError",
@@ -50,6 +52,10 @@ class UnsupportedModel(CheckpointError):
 
 class TaskMismatch(CheckpointError):
     """The checkpoint's head is not the task's."""
+
+
+class EngineBuildError(ExportError):
+    """A TensorRT engine cannot be built from the bundle, with these settings, on this machine."""
 
 
 class GraphError(ExportError):

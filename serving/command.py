@@ -43,6 +43,7 @@ _KNOWN = {
     "batch": _Known("Score a file of documents, resumable.", "batch,cpu,client"),
     "compare": _Known("Compare models on labelled documents: which one to take.", "batch,cpu,report"),
     "bench": _Known("Measure engines against each other and PyTorch.", "export,cpu,bench"),
+    "tensorrt": _Known("Build a TensorRT engine from a bundle.", "export,tensorrt"),
     "report": _Known("Write a page on a bundle: parity, speed, how to serve it.", "export,cpu,report"),
     "push": _Known("Upload a bundle to the Hugging Face hub.", "hub"),
     "pull": _Known("Download a bundle from the Hugging Face hub.", "hub"),

@@ -197,7 +197,7 @@ print(json.dumps([missing, sorted(sys.modules)]))
     def test_the_runtime_can_be_copied_beside_a_model(self, path: Path) -> None:
         """It becomes a package of another name, in a process that has no longserve."""
         assert path.parent == ROOT / "serving" / "runtime", "the builder copies one folder"
-        allowed = {*sys.stdlib_module_names, "numpy", "tokenizers", "onnxruntime", "openvino"}
+        allowed = {*sys.stdlib_module_names, "numpy", "tokenizers", "onnxruntime", "openvino", "cuda"}
         for name, level, _ in imports(path):
             assert level == 1 or (level == 0 and name.split(".")[0] in allowed), f"{name} (level {level})"
 

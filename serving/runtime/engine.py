@@ -12,11 +12,14 @@ import numpy.typing as npt
 
 from .bundle import Bundle
 from .engine_settings import CPU_PROVIDER, Arrays, EngineName, EngineSettings, InferencePrecision
+from .errors import IncompatibleEngine
 from .manifest import Layout, Manifest
 from .observation import UNOBSERVED, EncoderRun, RunObserver
 from .onnxruntime_engine import OnnxRuntimeEngine
 from .openvino_engine import OpenVinoEngine
 from .packing import EncoderOutput, EncoderSequence, pack, unpack
+from .tensorrt_engine import TensorRtEngine
+from .tensorrt_record import EngineRecord
 
 __all__ = [
     "CPU_PROVIDER",
@@ -26,6 +29,7 @@ __all__ = [
     "InferencePrecision",
     "OnnxRuntimeEngine",
     "OpenVinoEngine",
+    "TensorRtEngine",
     "encode",
     "open_engine",
     "open_packed_engine",
@@ -82,6 +86,8 @@ def encode(
 def open_engine(model: str | Path, settings: EngineSettings | None = None) -> Engine:
     """Load an ONNX file in the engine that the settings name; by default ONNX Runtime on the CPU.
 
+    For TensorRT `model` is a directory that `longserve tensorrt` wrote.
+
     Raises:
         EngineError: the engine is not installed, cannot do what the settings ask for, or cannot load the
             file.
@@ -89,13 +95,29 @@ def open_engine(model: str | Path, settings: EngineSettings | None = None) -> En
     chosen = settings or EngineSettings()
     if chosen.engine is EngineName.OPENVINO:
         return OpenVinoEngine(model, chosen)
+    if chosen.engine is EngineName.TENSORRT:
+        return TensorRtEngine(model, chosen)
     return OnnxRuntimeEngine(model, chosen)
 
 
 def open_packed_engine(bundle: Bundle, settings: EngineSettings | None = None) -> Engine:
-    """Open the packed graph of a bundle.
+    """Open the packed graph of a bundle; for TensorRT, the engine that lies beside its files.
 
     Raises:
-        EngineError: see `open_engine`.
+        EngineError: see `open_engine`; for TensorRT also, the engine is none of the packed graph, or none of
+            this bundle.
     """
+    if settings is not None and settings.engine is EngineName.TENSORRT:
+        return _open_packed_plan(bundle, settings)
     return open_engine(bundle.model_path(Layout.PACKED), settings)
+
+
+def _open_packed_plan(bundle: Bundle, settings: EngineSettings) -> Engine:
+    record = EngineRecord.read(bundle.path)
+    record.check_bundle(bundle.fingerprint)
+    if record.layout is not Layout.PACKED:
+        raise IncompatibleEngine(
+            f"the engine in {bundle.path} is of the {record.layout.value} graph; build one with "
+            "`longserve tensorrt --layout packed`"
+        )
+    return TensorRtEngine(bundle.path, settings, record=record)

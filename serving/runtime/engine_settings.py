@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import EngineError
+from .gpu_settings import GpuSettings
 from .manifest import Precision
 
 __all__ = [
@@ -27,10 +28,12 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 class EngineName(str, Enum):
-    """A library that runs ONNX files."""
+    """A library that runs a bundle's graphs."""
 
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
+    TENSORRT = "tensorrt"
+    """TensorRT or TensorRT-RTX, with an engine that `longserve tensorrt` built."""
 
 
 class InferencePrecision(str, Enum):
@@ -52,6 +55,7 @@ class EngineSettings:
         threads: threads of one run; 0 lets the engine take one per core.
         memory_arena: keep freed memory for the next run. It is off by default: with lengths that vary, what
             is kept grows to the largest request ever seen and stays there.
+        gpu: how a GPU is used; of no meaning on a CPU.
     """
 
     engine: EngineName = EngineName.ONNXRUNTIME
@@ -59,6 +63,7 @@ class EngineSettings:
     provider: str = CPU_PROVIDER
     threads: int = 0
     memory_arena: bool = False
+    gpu: GpuSettings = field(default_factory=GpuSettings)
 
     @classmethod
     def of(cls, engine: EngineName | EngineSettings | str) -> EngineSettings:
@@ -78,15 +83,15 @@ class EngineSettings:
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise EngineError(f"threads is {self.threads}; give 0 (one per core) or a positive number")
-        if self.engine is EngineName.ONNXRUNTIME and self.inference_precision is InferencePrecision.BF16:
+        if self.engine is not EngineName.OPENVINO and self.inference_precision is InferencePrecision.BF16:
             raise EngineError(
-                "the inference precision is bf16, but onnxruntime computes in the precision of the graph; "
-                "choose the engine openvino"
+                f"the inference precision is bf16, but {self.engine.value} computes in the precision of the "
+                "graph; choose the engine openvino"
             )
-        if self.engine is EngineName.OPENVINO and self.provider != CPU_PROVIDER:
+        if self.engine is not EngineName.ONNXRUNTIME and self.provider != CPU_PROVIDER:
             raise EngineError(
                 f"the provider is {self.provider}, which is one of ONNX Runtime's; leave it out with the "
-                "engine openvino"
+                f"engine {self.engine.value}"
             )
 
 

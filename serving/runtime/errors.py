@@ -6,6 +6,8 @@
     │   ├── IncompatibleBundle      written for another major schema version
     │   └── CorruptBundle           a file or the manifest is not what was written
     ├── EngineError                 the engine or execution provider cannot run the bundle here
+    │   ├── IncompatibleEngine      a built engine is another version's, GPU's or bundle's, or damaged
+    │   └── OutsideProfile          a run does not fit what the engine was built for
     ├── InvalidInput                the caller's text, tensor or option cannot be used
     ├── RepositoryError             a Triton model repository cannot be built or read
     ├── ServerError                 the embedded Triton cannot be started or has stopped
@@ -36,9 +38,11 @@ __all__ = [
     "DeadlineExceeded",
     "EngineError",
     "IncompatibleBundle",
+    "IncompatibleEngine",
     "InferenceFailed",
     "InvalidInput",
     "ModelNotFound",
+    "OutsideProfile",
     "Overloaded",
     "PortInUse",
     "Refusal",
@@ -101,6 +105,14 @@ class CorruptBundle(BundleError):
 
 class EngineError(ServingError):
     """The engine or execution provider cannot run the bundle here."""
+
+
+class IncompatibleEngine(EngineError):
+    """A built engine is of another version, GPU or bundle than is here, or its files are damaged."""
+
+
+class OutsideProfile(EngineError):
+    """A run's batch, length or number of global tokens is more than the engine was built for."""
 
 
 class InvalidInput(ServingError):
