@@ -109,6 +109,9 @@ def open_packed_engine(bundle: Bundle, settings: EngineSettings | None = None) -
     """
     if settings is not None and settings.engine is EngineName.TENSORRT:
         return _open_packed_plan(bundle, settings)
+    if settings is None or settings.engine is EngineName.ONNXRUNTIME:
+        inputs = bundle.manifest.graph(Layout.PACKED).inputs
+        return OnnxRuntimeEngine(bundle.model_path(Layout.PACKED), settings, inputs=inputs)
     return open_engine(bundle.model_path(Layout.PACKED), settings)
 
 

@@ -125,7 +125,9 @@ def test_a_provider_that_falls_back_is_refused(gather: Path, monkeypatch: pytest
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["GoneExecutionProvider", CPU_PROVIDER])
     real = ort.InferenceSession
     monkeypatch.setattr(
-        ort, "InferenceSession", lambda model, options, providers: real(model, options, providers[1:])
+        ort,
+        "InferenceSession",
+        lambda model, options, providers, **_: real(model, options, providers[1:]),
     )
     with pytest.raises(EngineError, match=f"told to use GoneExecutionProvider .* but runs on {CPU_PROVIDER}"):
         OnnxRuntimeEngine(gather, EngineSettings(provider="GoneExecutionProvider"))
