@@ -54,14 +54,14 @@ class AioGrpcTransport:
     async def infer(self, call: InferenceCall, timeout: float) -> Outputs:
         """See `AsyncTransport.infer`."""
         arguments = infer_arguments(self._grpc, call, timeout)
-        with self._failures(call.at):
+        with self._failures(call.at, timeout):
             result = await self._open().infer(**arguments, headers=self._headers)
         return read_outputs(self._grpc, result, call.at(self._server))
 
     async def ask(self, inquiry: Inquiry, timeout: float) -> Any:
         """See `AsyncTransport.ask`."""
         method, arguments = inquire(inquiry)
-        with self._failures(inquiry.at):
+        with self._failures(inquiry.at, timeout):
             answer = await getattr(self._open(), method)(
                 **arguments, headers=self._headers, client_timeout=timeout
             )
@@ -74,9 +74,9 @@ class AioGrpcTransport:
             await self._client.close()
 
     @contextmanager
-    def _failures(self, at: Callable[[str], str]) -> Iterator[None]:
+    def _failures(self, at: Callable[[str], str], timeout: float) -> Iterator[None]:
         try:
-            with grpc_failures(self._grpc, lambda: at(self._server), self._usage_error):
+            with grpc_failures(self._grpc, lambda: at(self._server), self._usage_error, timeout):
                 yield
         except asyncio.CancelledError as error:
             # grpc.aio cancels what is in flight on a channel that is closed; the task itself is not cancelled

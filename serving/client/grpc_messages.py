@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -119,18 +120,30 @@ def read_inquiry(inquiry: Inquiry, answer: Any) -> Any:
     return answer if field is None else answer.get(field, [])
 
 
+_CLOCKS = 0.05
+"""Seconds. A server that sees the deadline pass first resets the call, and the client reads that it was
+cancelled."""
+
+
 @contextmanager
-def grpc_failures(module: Any, where: Callable[[], str], closed: type[Exception]) -> Iterator[None]:
+def grpc_failures(
+    module: Any, where: Callable[[], str], closed: type[Exception], timeout: float
+) -> Iterator[None]:
     """Raise tritonclient's exceptions as ours.
 
     Args:
         module: `tritonclient.grpc`.
         where: names model, server and request.
         closed: what grpc raises on a channel that was closed meanwhile.
+        timeout: seconds that the call was given.
     """
+    end = time.monotonic() + timeout - _CLOCKS
     try:
         yield
     except module.InferenceServerException as error:
-        raise failure(error.status(), error.message(), where()) from error
+        status = error.status()
+        if status == "StatusCode.CANCELLED" and time.monotonic() >= end:
+            status = "StatusCode.DEADLINE_EXCEEDED"
+        raise failure(status, error.message(), where()) from error
     except closed as error:
         raise RequestError(f"{where()}: the client is closed ({error}); open a new one") from error

@@ -45,14 +45,14 @@ class GrpcTransport:
     def infer(self, call: InferenceCall, timeout: float) -> Outputs:
         """See `Transport.infer`."""
         arguments = infer_arguments(self._grpc, call, timeout)
-        with grpc_failures(self._grpc, lambda: call.at(self._server), ValueError):
+        with grpc_failures(self._grpc, lambda: call.at(self._server), ValueError, timeout):
             result = self._client.infer(**arguments, headers=self._headers)
         return read_outputs(self._grpc, result, call.at(self._server))
 
     def ask(self, inquiry: Inquiry, timeout: float) -> Any:
         """See `Transport.ask`."""
         method, arguments = inquire(inquiry)
-        with grpc_failures(self._grpc, lambda: inquiry.at(self._server), ValueError):
+        with grpc_failures(self._grpc, lambda: inquiry.at(self._server), ValueError, timeout):
             answer = getattr(self._client, method)(**arguments, headers=self._headers, client_timeout=timeout)
         return read_inquiry(inquiry, answer)
 

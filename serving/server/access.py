@@ -24,7 +24,8 @@ __all__ = [
 ]
 
 ADMIN_HEADER = "admin-key"
-"""HTTP header that carries the key; over gRPC Triton wants `triton-grpc-protocol-admin-key`."""
+"""HTTP header that carries the key; over gRPC it is the metadata `triton-grpc-protocol-admin-key`, as Triton
+has it."""
 _SHORTEST_KEY = 16
 _KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
 
@@ -81,13 +82,6 @@ class AccessPolicy:
             return True
         given = headers.get(ADMIN_HEADER, "").encode("utf-8", errors="surrogateescape")
         return secrets.compare_digest(given, self.key.encode())
-
-    def grpc_arguments(self) -> list[str]:
-        """Triton's arguments that close the same over gRPC."""
-        if not self.closed:
-            return []
-        closed = ",".join(sorted(api.value for api in self.closed))
-        return [f"--grpc-restricted-protocol={closed}:{ADMIN_HEADER}={self.key}"]
 
 
 def read_admin_key(path: Path) -> str:

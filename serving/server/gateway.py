@@ -1,4 +1,4 @@
-"""The HTTP port of a server: a gateway that lets through to Triton only what Triton can take.
+"""The HTTP and gRPC ports of a server: a gateway that lets through to Triton only what Triton can take.
 
 The HTTP front end of Triton 2.51, the one in the `nvidia-pytriton` wheel, has no limit on a request's size
 and ends on some malformed requests (see `infer_request`; and a chunked body of a million pieces,
@@ -10,7 +10,8 @@ CVE-2025-23310). So Triton itself listens on a loopback port of its own, closed 
 - goes on answering, with 503, while Triton starts or is started anew;
 - calls a model ready only if it answers a question (see `questions`).
 
-It runs in a thread with an event loop of its own. It writes nothing of a request to any log.
+gRPC has its own part of it (see `grpc_front`). It all runs in a thread with an event loop of its own, and
+writes nothing of a request to any log.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any
 
 from ..runtime.errors import InvalidInput, PortInUse, ServerError, UnfitEnvironment
 from .access import AccessPolicy, Api
+from .grpc_front import GrpcFront, GrpcPort
 from .infer_request import InferBody, check_infer
 from .questions import Answer, Readiness
 from .routes import Route, find_route, methods_of, model_of
@@ -110,6 +112,7 @@ class Gateway:
         grace: float,
         report: Callable[[str], None] | None = None,
         page: TryItPage | None = None,
+        grpc: GrpcPort | None = None,
     ) -> None:
         """Describe the gateway; nothing is started yet.
 
@@ -122,6 +125,7 @@ class Gateway:
             grace: seconds that requests under way may take at a stop.
             report: is told of defects of the gateway.
             page: is served too; an inference then says how long it took (`Server-Timing`).
+            grpc: the gRPC port is served too.
         """
         self._host = host
         self._port = port
@@ -132,11 +136,19 @@ class Gateway:
         self._report = report
         self._page = page
         self.readiness = Readiness(self._question)
+        self._grpc = None
+        if grpc is not None:
+            self._grpc = GrpcFront(
+                grpc,
+                access=access,
+                max_request_bytes=limits.max_request_bytes,
+                fault=self.readiness.fault,
+            )
         self._room = _BUFFERED_REQUESTS * limits.max_request_bytes
         self._started: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
-        self._thread = threading.Thread(target=self._run, name="http-gateway", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
         self._session: Any = None
 
     def start(self) -> None:
@@ -168,7 +180,7 @@ class Gateway:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except (OSError, ImportError) as error:
+        except (OSError, ImportError, PortInUse) as error:
             if self._started.done():
                 raise
             self._started.set_exception(error)
@@ -198,10 +210,16 @@ class Gateway:
             await runner.setup()
             try:
                 await web.TCPSite(runner, self._host, self._port, backlog=1024).start()
+                if self._grpc is not None:
+                    await self._grpc.start()
                 self._started.set_result(None)
                 await self._stopping.wait()
             finally:
-                await runner.cleanup()
+                await asyncio.gather(runner.cleanup(), self._stop_grpc())
+
+    async def _stop_grpc(self) -> None:
+        if self._grpc is not None:
+            await self._grpc.stop(self._grace)
 
     async def _answer(self, request: Any) -> Any:
         held = _Held()
@@ -352,7 +370,7 @@ class _DefectHandler(logging.Handler):
         if error is None or isinstance(error, (http_exceptions.HttpProcessingError, ConnectionError)):
             return  # no defect: a malformed request, or a client that has gone
         where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
-        self._report(f"http gateway: unexpected {type(error).__name__}:\n{where}")
+        self._report(f"gateway: unexpected {type(error).__name__}:\n{where}")
 
 
 def _defect_logger(report: Callable[[str], None] | None) -> logging.Logger:

@@ -62,13 +62,16 @@ class Ports:
             )
         return Ports(**found)
 
-    def spare(self) -> int:
-        """Return a free loopback port that is none of these."""
-        while True:
-            with _bound(LOOPBACK, 0) as listener:
-                port = int(listener.getsockname()[1])
-            if port not in dict(self.items()).values():
-                return port
+    def spare(self, count: int) -> list[int]:
+        """Return different free loopback ports that are none of these."""
+        own = dict(self.items()).values()
+        with ExitStack() as held:
+            found: list[int] = []
+            while len(found) < count:
+                port = int(held.enter_context(_bound(LOOPBACK, 0)).getsockname()[1])
+                if port not in own:
+                    found.append(port)
+            return found
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -25,6 +25,7 @@ from .access import AccessPolicy, Api, check_host, closed_apis
 from .children import end_with_parent, how_it_ended, kill_group
 from .environment import prepare_environment
 from .gateway import Gateway, GatewayLimits, Upstream
+from .grpc_front import GRPC_KEY_PREFIX, GrpcPort
 from .installation import TritonInstallation, find_triton
 from .journal import Journal, LogFormat
 from .log import ServerLog
@@ -85,7 +86,7 @@ class TritonServer:
             public: `host` may be an address that other machines reach.
             ports: the ports; 8000, 8001 and 8002 by default.
             access: what is closed to those without the key; by default what `closed_apis` says.
-            limits: what the HTTP port takes.
+            limits: what the HTTP and gRPC ports take.
             keep_going: serve the models that load although another does not. The server then says that it is
                 not ready, and each model for itself.
             try_it: serve the try-it page too, at `/ui/` of the HTTP port.
@@ -115,6 +116,7 @@ class TritonServer:
         self._prefix = f"longserve-{os.getpid()}-{uuid.uuid4().hex[:12]}-"
         self._gateway_key = secrets.token_urlsafe(32)
         self._upstream = Upstream(0, {_GATEWAY_HEADER: self._gateway_key})
+        self._grpc_upstream = 0
         self._ports: Ports | None = None
         self._gateway: Gateway | None = None
         self._directory: Path | None = None
@@ -172,8 +174,10 @@ class TritonServer:
         try:
             environment = self._environment(self._installation)
             self._ports = self._wanted.resolve(self._host)
-            self._upstream = replace(self._upstream, port=self._ports.spare())
-            self._gateway = self._open_gateway(self._ports.http)
+            spare = self._ports.spare(2)
+            self._upstream = replace(self._upstream, port=spare[0])
+            self._grpc_upstream = spare[1]
+            self._gateway = self._open_gateway(self._ports)
             self._launch(environment)
         except BaseException:
             self._close_gateway()
@@ -183,7 +187,7 @@ class TritonServer:
     def restart(self) -> None:
         """Kill what is left of the process and start another on the same ports; wait until it is ready.
 
-        The HTTP port stays open and answers 503 meanwhile. Requests under way fail as unavailable.
+        The ports stay open and answer 503 and UNAVAILABLE meanwhile. Requests under way fail as unavailable.
 
         Raises:
             ServerError: see `start` and `wait_until_ready`.
@@ -270,16 +274,22 @@ class TritonServer:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(self._grace + _KILL_SECONDS)
 
-    def _open_gateway(self, port: int) -> Gateway:
+    def _open_gateway(self, ports: Ports) -> Gateway:
         gateway = Gateway(
             host=self._host,
-            port=port,
+            port=ports.http,
             upstream=self._upstream,
             access=self._access,
             limits=self._limits,
             grace=self._grace,
             report=None if self._journal is None else self._journal.report_defect,
             page=TryItPage(model_names(self._repository)) if self._try_it else None,
+            grpc=GrpcPort(
+                host=self._host,
+                port=ports.grpc,
+                upstream=self._grpc_upstream,
+                metadata=((GRPC_KEY_PREFIX + _GATEWAY_HEADER, self._gateway_key),),
+            ),
         )
         gateway.readiness.questions = read_questions(self._repository)
         gateway.start()
@@ -329,9 +339,9 @@ class TritonServer:
             f"--http-address={LOOPBACK}",
             f"--http-port={self._upstream.port}",
             f"--http-restricted-api={closed}:{_GATEWAY_HEADER}={self._gateway_key}",
-            f"--grpc-address={self._host}",
-            f"--grpc-port={self._ports.grpc}",
-            *self._access.grpc_arguments(),
+            f"--grpc-address={LOOPBACK}",
+            f"--grpc-port={self._grpc_upstream}",
+            f"--grpc-restricted-protocol={closed}:{_GATEWAY_HEADER}={self._gateway_key}",
             f"--metrics-address={self._host}",
             f"--metrics-port={self._ports.metrics}",
             f"--backend-config=python,shm-region-prefix-name={self._prefix}",

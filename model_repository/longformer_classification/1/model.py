@@ -137,8 +137,10 @@ class TritonPythonModel:
         """Let go of the threads."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        for executor in (self._encoding, self._reading, self._sending, self._reporting):
+        for executor in (self._encoding, self._reading, self._sending):
             executor.shutdown(wait=False, cancel_futures=True)
+        self._reporting.shutdown(cancel_futures=True)
+        del self._metrics  # a metric that outlives its model ends the process with a fault of memory
 
     def execute(self, requests: list[Any]) -> None:
         """Take all requests, or refuse at once those that there is no room for. Answers follow."""

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import http
+from types import SimpleNamespace
 
 import grpc
 import pytest
 
 from longserve.serving.client.failures import STATUS_ERRORS, failure
+from longserve.serving.client.grpc_messages import grpc_failures
 from longserve.serving.runtime.errors import (
     AccessDenied,
     DeadlineExceeded,
@@ -74,3 +76,19 @@ def test_messages_tell_causes_of_one_status_apart(
     assert (message or "no reason given").split("] ")[-1] in str(error)
     assert "[request id" not in str(error)
     assert "model 'a_model' at grpc://host:1 (request 7)" in str(error)
+
+
+@pytest.mark.parametrize(("timeout", "kind"), [(0.0, DeadlineExceeded), (60.0, ServerUnavailable)])
+def test_a_call_cancelled_when_its_time_is_up_ran_out_of_time(
+    timeout: float, kind: type[ServingError]
+) -> None:
+    class Raised(Exception):
+        def status(self) -> str:
+            return "StatusCode.CANCELLED"
+
+        def message(self) -> str:
+            return "CANCELLED"
+
+    module = SimpleNamespace(InferenceServerException=Raised)
+    with pytest.raises(kind), grpc_failures(module, lambda: "m", ValueError, timeout):
+        raise Raised

@@ -23,10 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from checkpoints import WORDS
 from kserve import GrpcCaller, HttpCaller, Refused, bytes_tensor
 from triton_fixture import CLASSIFIER, QA
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from longserve.serving import Client, InvalidInput, LocalClient, RetryPolicy, ServingError
 from longserve.serving.repository import build_repository
@@ -218,6 +220,29 @@ def test_clients_that_hang_up_disturb_nobody(served: Served, expected: dict[str,
                 with pytest.raises(ServingError):
                     client.classify(LONG, timeout=0.002 * (1 + turn % 10))
     assert served.count("ready again") == restarts
+
+
+ENDINGS = {"CANCELLED", "DEADLINE_EXCEEDED", "OK", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
+
+
+def test_deadlines_that_pass_at_once_disturb_nobody(
+    served: Served, expected: dict[str, tuple[str, int]]
+) -> None:
+    """Triton 2.51 ends when a call is cancelled in the moment that it takes it up: one of some 10,000."""
+    channel = grpc.insecure_channel(
+        served.urls.grpc.removeprefix("grpc://"), options=[("grpc.use_local_subchannel_pool", 1)]
+    )
+    message = service_pb2.ModelInferRequest(model_name=CLASSIFIER)
+    message.inputs.add(name="TEXT", datatype="BYTES", shape=[1, 1]).contents.bytes_contents.append(b"quartz")
+    restarts = served.count("starting Triton anew")
+    with channel:
+        infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+        for _ in range(50):
+            calls = [infer.future(message, timeout=1e-4 * (1 + turn % 8)) for turn in range(200)]
+            assert {call.code().name for call in calls} <= ENDINGS
+    with load(served, expected):
+        time.sleep(0.2)
+    assert served.count("starting Triton anew") == restarts
 
 
 def test_a_slow_client_holds_nobody_up(served: Served, expected: dict[str, tuple[str, int]]) -> None:
