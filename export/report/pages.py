@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import ReportError
+from longserve.serving.pages import page_environment
+
 from .charts import drift_chart, latency_chart, memory_chart, parity_chart
 from .contents import ParityPoint, ReportData
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 __all__ = ["render_card", "render_page"]
 
@@ -19,7 +16,7 @@ def render_page(report: ReportData) -> str:
     """Return one self-contained HTML page.
 
     Raises:
-        ReportError: jinja2 or matplotlib is not installed.
+        PageError: jinja2 or matplotlib is not installed.
     """
     from markupsafe import Markup
 
@@ -38,14 +35,14 @@ def render_card(report: ReportData) -> str:
     """Return the model card as Markdown, with the front matter that the Hugging Face hub reads.
 
     Raises:
-        ReportError: jinja2 is not installed.
+        PageError: jinja2 is not installed.
     """
     return _render("model_card.md.jinja", report)
 
 
 def _render(template: str, report: ReportData, **more: Any) -> str:
     return (
-        _environment()
+        page_environment(__package__ or "")
         .get_template(template)
         .render(report=report, manifest=report.manifest, worst=_worst_by_length(report), **more)
     )
@@ -59,31 +56,3 @@ def _worst_by_length(report: ReportData) -> list[tuple[int, ParityPoint, int]]:
         own = [point for point in report.points if point.length == length]
         rows.append((length, max(own, key=lambda point: point.max_relative), len(own)))
     return rows
-
-
-@cache
-def _environment() -> Environment:
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-    except ImportError as error:
-        raise ReportError(f"the report needs jinja2 ({error}); install 'longserve[report]'") from error
-    environment = Environment(
-        loader=PackageLoader(__package__ or ""),
-        autoescape=select_autoescape(["html", "html.jinja"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["bytes"] = _size
-    environment.filters["figures"] = lambda value: f"{value:.2g}"
-    environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
-    return environment
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"

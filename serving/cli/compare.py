@@ -56,6 +56,9 @@ _WIDTH = 130
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures here."
 )
+@click.option(
+    "--html", "html_path", type=click.Path(path_type=Path, dir_okay=False), help="Write a page here."
+)
 def compare_command(
     source: Path,
     more_models: tuple[str, ...],
@@ -67,6 +70,7 @@ def compare_command(
     seed: int,
     timeout: float,
     json_path: Path | None,
+    html_path: Path | None,
 ) -> None:
     """Compare bundles on labelled documents, and say which one to take.
 
@@ -76,6 +80,7 @@ def compare_command(
     from rich.console import Console
 
     from ..compare import CompareSettings, compare
+    from ..compare.page import check_page_libraries, render_page
     from ..compare.table import print_comparison
 
     settings = CompareSettings(
@@ -86,12 +91,16 @@ def compare_command(
         seed=seed,
         timeout=timeout,
     )
+    if html_path is not None:
+        check_page_libraries()
     with _progress() as advance:
         comparison = compare(source, (first_model, *more_models), settings, progress=advance)
     console = Console()
     print_comparison(comparison, console if console.is_terminal else Console(width=_WIDTH))
     if json_path is not None:
         json_path.write_text(comparison.to_json(), encoding="utf-8")
+    if html_path is not None:
+        html_path.write_text(render_page(comparison), encoding="utf-8")
 
 
 @contextmanager
