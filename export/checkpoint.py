@@ -322,6 +322,11 @@ def _check_tokenizer(tokenizer: Any, config: PretrainedConfig, source: str) -> N
             f"the tokenizer of {source} pads with {tokenizer.pad_token_id}, its model with "
             f"{config.pad_token_id}; they do not belong together"
         )
+    if architecture_of(config.model_type).reads_separators and sep_id != config.sep_token_id:
+        raise UnsupportedModel(
+            f"the tokenizer of {source} separates with {sep_id}, but its model looks for "
+            f"{config.sep_token_id}; they do not belong together"
+        )
     framed = list(tokenizer("what")["input_ids"])
     expected = [cls_id, *_bare(tokenizer, "what"), sep_id]
     if framed != expected:

@@ -24,6 +24,7 @@ __all__ = [
     "KeyBlocks",
     "cut_documents",
     "documents_of",
+    "keys_at",
     "see_own_document",
     "whole_number",
 ]
@@ -133,6 +134,22 @@ def see_own_document(blocks: DocumentBlocks, dtype: torch.dtype) -> KeyBlocks:
     column = torch.arange(blocks.most, device=count.device)[None]
     seen = column < count
     index = torch.where(seen, torch.index_select(blocks.first, 0, blocks.document)[:, None] + column, 0)
-    used = torch.index_select(blocks.used, 0, index.reshape(-1)).reshape(-1, blocks.most, blocks.size)
-    bias = torch.where(used & seen[:, :, None], 0.0, mask_value(dtype)).to(dtype)
-    return KeyBlocks(index, bias.reshape(bias.shape[0], 1, -1))
+    return keys_at(blocks, index, seen, dtype)
+
+
+def keys_at(
+    blocks: DocumentBlocks, index: Tensor, seen: Tensor, dtype: torch.dtype, extra: Tensor | None = None
+) -> KeyBlocks:
+    """Let rows of queries see some blocks.
+
+    Args:
+        blocks: the documents' blocks.
+        index: the blocks of each row. *Shape:* `[X, C]`.
+        seen: whether the row sees the block at all. *Shape:* `[X, C]`.
+        dtype: of the scores that the bias is added to.
+        extra: what to add to the scores of a seen block. *Shape:* `[X, C]`.
+    """
+    used = torch.index_select(blocks.used, 0, index.reshape(-1)).reshape(*index.shape, blocks.size)
+    shown = torch.zeros_like(index, dtype=torch.float32) if extra is None else extra
+    bias = torch.where(used & seen[:, :, None], shown[:, :, None], mask_value(dtype)).to(dtype)
+    return KeyBlocks(index, bias.flatten(1, 2)[:, None])

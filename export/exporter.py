@@ -205,7 +205,8 @@ def validate_bundle(
     manifest = bundle.manifest
     checkpoint = load_checkpoint(reference, manifest.task, revision=revision or manifest.revision)
     found = describe_checkpoint(checkpoint, ExportSettings())
-    for name in ("architecture", "vocab_size", "type_vocab_size", "attention_window", "labels"):
+    sizes = ("vocab_size", "type_vocab_size", "attention_window", "random_blocks")
+    for name in ("architecture", *sizes, "labels"):
         if getattr(found, name) != getattr(manifest, name):
             raise ExportError(
                 f"{reference} has {name} {getattr(found, name)}, the bundle {getattr(manifest, name)}; "

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .document_blocks import DocumentBlocks, KeyBlocks
 from .layers import HeadGroup, frozen, head_groups, mask_value
 
-__all__ = ["FirstTokenAttention", "FullAttention"]
+__all__ = ["FirstTokenAttention", "FullAttention", "merge_heads", "see_blocks"]
 
 
 class FullAttention(nn.Module):
@@ -48,25 +48,23 @@ class FullAttention(nn.Module):
                 part.reshape(self.group_size, rows, length, self.head_size) for part in (query, key, value)
             )
             weights = torch.softmax(query @ key.transpose(2, 3) + bias[:, None], dim=-1)
-            results.append(_merge((weights @ value).reshape(self.group_size, -1, self.head_size)))
+            results.append(merge_heads((weights @ value).reshape(self.group_size, -1, self.head_size)))
         return torch.cat(results, dim=1)
 
     def in_blocks(self, hidden: Tensor, blocks: DocumentBlocks, keys: KeyBlocks) -> Tensor:
         """Attend in documents of mixed length. *Shape:* `[T, d]` to `[T, d]`."""
-        heads, size = self.group_size, self.head_size
-        results = []
-        for parts in self._projected(hidden, blocks.token):
-            query, key, value = (part.reshape(heads, -1, blocks.size, size) for part in parts)
-            index = keys.index.reshape(-1)
-            seen_keys, seen_values = (
-                torch.index_select(part, 1, index)
-                .reshape(heads, *keys.index.shape, blocks.size, size)
-                .flatten(2, 3)
-                for part in (key, value)
-            )
-            weights = torch.softmax(query @ seen_keys.transpose(2, 3) + keys.bias, dim=-1)
-            results.append(_merge((weights @ seen_values).flatten(1, 2)))
+        results = [
+            merge_heads(see_blocks(query, key, value, keys))
+            for query, key, value in self.projected_blocks(hidden, blocks)
+        ]
         return torch.index_select(torch.cat(results, dim=1), 0, blocks.slot)
+
+    def projected_blocks(self, hidden: Tensor, blocks: DocumentBlocks) -> list[tuple[Tensor, ...]]:
+        """Each group's queries, keys and values in blocks. *Shape:* `[heads, M, block_size, D]` each."""
+        return [
+            tuple(part.reshape(self.group_size, -1, blocks.size, self.head_size) for part in parts)
+            for parts in self._projected(hidden, blocks.token)
+        ]
 
     def _projected(self, hidden: Tensor, token: Tensor | None = None) -> list[tuple[Tensor, ...]]:
         """Each group's queries, keys and values, picked by `token`. *Shape:* `[heads, rows, D]` each."""
@@ -78,6 +76,29 @@ class FullAttention(nn.Module):
                 qkv = torch.index_select(qkv, 0, token)
             made.append(qkv.reshape(-1, 3, self.group_size, self.head_size).permute(1, 2, 0, 3).unbind(0))
         return made
+
+
+def see_blocks(query: Tensor, key: Tensor, value: Tensor, keys: KeyBlocks) -> Tensor:
+    """Attend from rows of queries to the blocks of keys that each sees.
+
+    Args:
+        query: X rows of Q queries. *Shape:* `[heads, X, Q, D]`.
+        key: *Shape:* `[heads, M, block_size, D]`.
+        value: *Shape:* as `key`.
+        keys: the blocks that each row sees, X for M in its shapes.
+
+    Returns:
+        *Shape:* `[heads, X * Q, D]`.
+    """
+    index = keys.index.reshape(-1)
+    seen_keys, seen_values = (
+        torch.index_select(part, 1, index)
+        .reshape(part.shape[0], *keys.index.shape, *part.shape[2:])
+        .flatten(2, 3)
+        for part in (key, value)
+    )
+    weights = torch.softmax(query @ seen_keys.transpose(2, 3) + keys.bias, dim=-1)
+    return (weights @ seen_values).flatten(1, 2)
 
 
 class FirstTokenAttention(nn.Module):
@@ -175,7 +196,7 @@ def _join(largest: Tensor, weight: Tensor, value: Tensor, blocks: DocumentBlocks
     return ((share * value).sum(dim=1) / (share * weight).sum(dim=1)).flatten(1, 2)
 
 
-def _merge(result: Tensor) -> Tensor:
+def merge_heads(result: Tensor) -> Tensor:
     """Lay the heads' results side by side. *Shape:* `[heads, rows, D]` to `[rows, heads * D]`."""
     return result.transpose(0, 1).flatten(1, 2)
 

@@ -113,16 +113,20 @@ class Architecture(ABC):
         """Which tokens are global in the compared cases."""
         return tuple(GlobalPattern) if self.takes_global_attention else (GlobalPattern.NONE,)
 
+    def reset_reference(self, model: PreTrainedModel) -> None:  # noqa: B027
+        """Undo what an earlier run left in the stock model; most leave nothing."""
+
     def run_reference(
         self, model: PreTrainedModel, feeds: Mapping[str, torch.Tensor], outputs: Sequence[str]
     ) -> dict[str, torch.Tensor]:
-        """Run the stock model.
+        """Run the stock model as if it had run nothing before.
 
         Args:
             model: the stock model, in evaluation mode.
             feeds: the inputs of the padded layout.
             outputs: names of the wanted outputs.
         """
+        self.reset_reference(model)
         with torch.inference_mode():
             result: Any = model(**feeds)
         return {name: getattr(result, name) for name in outputs}

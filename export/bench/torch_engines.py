@@ -32,19 +32,33 @@ def open_torch_engine(manifest: Manifest, spec: EngineSpec, layout: Layout) -> B
         raise BenchError(f"the engine {spec.name} names no checkpoint; give its model with --reference")
     torch.set_num_threads(spec.threads)
     stock = load_checkpoint(spec.reference, manifest.task, revision=spec.revision or manifest.revision).model
+    architecture = architecture_of(stock.config.model_type)
     if spec.kind is EngineKind.REWRITE:
-        module = architecture_of(stock.config.model_type).make_module(stock, manifest, layout)
-        return _TorchEngine(module, manifest, layout)
+        return _TorchEngine(architecture.make_module(stock, manifest, layout), manifest, layout)
+
+    def reset() -> None:
+        architecture.reset_reference(stock)
+
     if spec.kind is EngineKind.TORCH_COMPILE:
-        return _CompiledEngine(stock, manifest)
-    return _TorchEngine(stock, manifest, layout, bf16=spec.kind is EngineKind.TORCH_BF16)
+        return _CompiledEngine(stock, manifest, reset)
+    return _TorchEngine(stock, manifest, layout, reset, bf16=spec.kind is EngineKind.TORCH_BF16)
 
 
 class _TorchEngine:
     """A module in inference mode; under autocast if `bf16`."""
 
-    def __init__(self, module: Any, manifest: Manifest, layout: Layout, *, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        module: Any,
+        manifest: Manifest,
+        layout: Layout,
+        reset: Callable[[], None] = lambda: None,
+        *,
+        bf16: bool = False,
+    ) -> None:
+        """Take the module, and what undoes between two cases what runs leave in it."""
         self._module, self._manifest, self._layout, self._bf16 = module, manifest, layout, bf16
+        self._reset = reset
 
     @property
     def runs_on(self) -> str:
@@ -58,6 +72,7 @@ class _TorchEngine:
         rows = make_rows(self._manifest, case, seed)
         arrays = feeds_of(rows, self._manifest, self._layout)
         feeds = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        self._reset()
 
         def run() -> Any:
             with torch.inference_mode(), self._arithmetic():
@@ -88,11 +103,11 @@ class _TorchEngine:
 class _CompiledEngine(_TorchEngine):
     """The stock model through `torch.compile`, which must compile and not fall back."""
 
-    def __init__(self, stock: Any, manifest: Manifest) -> None:
+    def __init__(self, stock: Any, manifest: Manifest, reset: Callable[[], None]) -> None:
         # a matrix has many shapes; beyond the limit PyTorch would run eagerly, with a warning at most
         torch._dynamo.config.recompile_limit = _RECOMPILE_LIMIT
         torch._dynamo.config.fail_on_recompile_limit_hit = True
-        super().__init__(torch.compile(stock), manifest, Layout.PADDED)
+        super().__init__(torch.compile(stock), manifest, Layout.PADDED, reset)
 
     @property
     def note(self) -> str | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from checkpoints import add_outliers, make_bert_checkpoint, make_small, train_tokenizer
+from checkpoints import add_outliers, make_bert_checkpoint, make_small, train_tokenizer, train_wordpiece
 
-from longserve.export import export_bundle
+from longserve.export import ExportSettings, export_bundle
 from longserve.serving.runtime.manifest import Task
 
 
@@ -42,3 +42,29 @@ def roberta_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_outliers(model).save_pretrained(source)
     target = tmp_path_factory.mktemp("bundles") / "roberta"
     return export_bundle(str(source), Task.TEXT_CLASSIFICATION, target).path
+
+
+@pytest.fixture(scope="session")
+def bigbird_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A question-answering BigBird with blocks of 8 tokens: attention is sparse beyond 56."""
+    source = tmp_path_factory.mktemp("bigbird") / "asks"
+    size = train_wordpiece(source)
+    model = make_small(
+        "BigBirdForQuestionAnswering",
+        vocab_size=size,
+        max_position_embeddings=128,
+        block_size=8,
+        num_random_blocks=1,
+        sep_token_id=3,
+        hidden_act="gelu_new",
+    )
+    model.save_pretrained(source)
+    return source
+
+
+@pytest.fixture(scope="session")
+def bigbird_bundle(bigbird_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of `bigbird_checkpoint`, compared in a test of its own."""
+    target = tmp_path_factory.mktemp("bundles") / "bigbird"
+    settings = ExportSettings(validate=False)
+    return export_bundle(str(bigbird_checkpoint), Task.QUESTION_ANSWERING, target, settings=settings).path
