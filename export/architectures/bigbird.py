@@ -1,14 +1,6 @@
 """BigBird: block-sparse attention with global blocks, in evaluation mode.
 
-Zaheer et al., "Big Bird: Transformers for Longer Sequences" (2020), as transformers' `modeling_big_bird.py`
-computes it when the model is not being trained. A sequence of n blocks of `block_size` tokens, the last one
-filled up with padding:
-
-* up to `5 + 2 * num_random_blocks` blocks every token sees every other;
-* beyond that, the first and the last block see all; another block sees itself, its two neighbours, the first
-  and the last block, and `num_random_blocks` random ones, each of which is block 0. So the keys of the first
-  block count `1 + num_random_blocks` times in the softmax: here the logarithm of that is added to their
-  scores.
+See `longserve.export.block_sparse_attention` for what sees what.
 
 The last block is that of the *padded* length. In a batch of the stock model it is the batch's, so that a
 row's logits depend on the longest row; the padded layout does the same. In the packed layout every sequence
@@ -18,8 +10,6 @@ is read as if alone.
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,17 +18,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from longserve.serving.runtime.manifest import GlobalAttention, Layout, Manifest, Task
 
-from ..document_blocks import (
-    DocumentBlocks,
-    Documents,
-    KeyBlocks,
-    cut_documents,
-    documents_of,
-    keys_at,
-    whole_number,
-)
+from ..block_sparse_attention import BlockSparseAttention, full_blocks, global_rows, sparse_keys
+from ..document_blocks import Documents, cut_documents, documents_of
 from ..errors import ExportError, UnsupportedModel
-from ..full_attention import FirstTokenAttention, FullAttention, merge_heads, see_blocks
+from ..full_attention import FirstTokenAttention
 from ..layers import Linear, TransformerLayer
 from .architecture import Architecture, AttentionShape
 
@@ -46,8 +29,6 @@ __all__ = ["BigBird", "PackedBigBird", "PaddedBigBird"]
 
 _QUESTION_PENALTY = 1e6
 """What the stock question-answering model takes off the logits of the question's tokens."""
-_SPARSE_COLUMNS = 5
-"""Blocks that a block of queries sees: the first, the last, itself and its two neighbours."""
 
 
 class BigBird(Architecture):
@@ -104,7 +85,7 @@ class BigBird(Architecture):
 
     def parity_lengths_in_half(self, manifest: Manifest) -> tuple[int, ...]:
         """Up to a few blocks beyond the switch: longer sequences meet no other arithmetic."""
-        longest = (_full_blocks(manifest.random_blocks or 0) + 2) * manifest.block_size + 1
+        longest = (full_blocks(manifest.random_blocks or 0) + 2) * manifest.block_size + 1
         return self._lengths(manifest, min(manifest.max_length, longest))
 
     def reset_reference(self, model: PreTrainedModel) -> None:
@@ -115,109 +96,24 @@ class BigBird(Architecture):
     @staticmethod
     def _lengths(manifest: Manifest, longest: int) -> tuple[int, ...]:
         block = manifest.block_size
-        switch = _full_blocks(manifest.random_blocks or 0) * block
+        switch = full_blocks(manifest.random_blocks or 0) * block
         wanted = {1, 2, 3, 37, 1000, 1024, longest - 1, longest}
         for edge in (block, 2 * block, 5 * block, switch, switch + block):
             wanted.update((edge - 1, edge, edge + 1))
         return tuple(sorted(length for length in wanted if 1 <= length <= longest))
 
 
-def _full_blocks(random_blocks: int) -> int:
-    """Return the number of blocks up to which attention is full."""
-    return 5 + 2 * random_blocks
-
-
 def _longest(config: PretrainedConfig) -> int:
     """Return the longest sequence: beyond the switch its padded length must have positions, too."""
     positions, block = int(config.max_position_embeddings), int(config.block_size)
-    return min(positions, max(_full_blocks(config.num_random_blocks) * block, positions // block * block))
-
-
-@dataclass(frozen=True, slots=True)
-class _GlobalRows:
-    """The first and the last block of each of the W documents with sparse attention, which see all of it.
-
-    Attributes:
-        query: the blocks. *Shape:* `[2 * W]`.
-        keys: what each document's two blocks see. *Shapes:* `[W, N]` and `[W, 1, N * block_size]`.
-        source: where each token's result stands in the S sparse results, followed by the 2 · W · block_size
-            global ones. *Shape:* `[T]`.
-    """
-
-    query: Tensor
-    keys: KeyBlocks
-    source: Tensor
-
-
-def _sparse_keys(blocks: DocumentBlocks, random_blocks: int, dtype: torch.dtype) -> KeyBlocks:
-    """Let every block see what it may; the first and last of a sparse document see all in `_global_rows`."""
-    full_blocks = _full_blocks(random_blocks)
-    needed = torch.where(blocks.count > full_blocks, _SPARSE_COLUMNS, blocks.count)
-    columns = whole_number(needed.amax(dim=0), max(full_blocks, _SPARSE_COLUMNS))
-    column = torch.arange(columns, device=needed.device)[None]
-    count = torch.index_select(blocks.count, 0, blocks.document)[:, None]
-    sparse = count > full_blocks
-    neighbour = blocks.place[:, None] + column - 3
-    ends = torch.where(column == 0, 0, count - 1)
-    place = torch.where(sparse, torch.where(column < 2, ends, neighbour), column)
-    inner = (neighbour > 0) & (neighbour < count - 1) & (column < _SPARSE_COLUMNS)
-    # no `where` over bools, for which ONNX Runtime has no kernel
-    seen = (sparse & ((column < 2) | inner)) | (~sparse & (column < count))
-    index = torch.index_select(blocks.first, 0, blocks.document)[:, None] + torch.where(seen, place, 0)
-    extra = (sparse & (column == 0)).to(torch.float32) * math.log(1 + random_blocks)
-    return keys_at(blocks, index, seen, dtype, extra)
-
-
-def _global_rows(
-    blocks: DocumentBlocks, documents: Documents, full_blocks: int, dtype: torch.dtype
-) -> _GlobalRows:
-    sparse = (blocks.count > full_blocks).to(torch.int64)
-    total = sparse.shape[0]
-    device = sparse.device
-    number = whole_number(torch.clamp(sparse.sum(dim=0), min=1), total)
-    # in order; where no document is sparse, one that is not stands in, and its rows go nowhere
-    so_far = torch.cumsum(sparse, dim=0)
-    wanted = torch.arange(number, device=device)[:, None]
-    chosen = torch.clamp((so_far <= wanted).to(torch.int64).sum(dim=1), max=total - 1)
-    first = torch.index_select(blocks.first, 0, chosen)
-    count = torch.index_select(blocks.count, 0, chosen)
-    columns = whole_number(torch.clamp((blocks.count * sparse).amax(dim=0), min=1), documents.number.shape[0])
-    column = torch.arange(columns, device=device)[None]
-    seen = column < count[:, None]
-    keys = keys_at(blocks, first[:, None] + torch.where(seen, column, 0), seen, dtype)
-
-    block = blocks.slot // blocks.size
-    place = torch.index_select(blocks.place, 0, block)
-    own_count = torch.index_select(blocks.count, 0, documents.number)
-    is_last = place == own_count - 1
-    in_global = (own_count > full_blocks) & ((place == 0) | is_last)
-    turn = torch.index_select(so_far - 1, 0, documents.number)
-    offset = blocks.slot - block * blocks.size
-    row = (2 * turn + is_last.to(torch.int64)) * blocks.size + offset + blocks.token.shape[0]
-    query = torch.stack([first, first + count - 1], dim=1).reshape(-1)
-    return _GlobalRows(query, keys, torch.where(in_global, row, blocks.slot))
-
-
-class _BlockSparseAttention(FullAttention):
-    """Self-attention of one layer."""
-
-    def attend(self, hidden: Tensor, blocks: DocumentBlocks, keys: KeyBlocks, rows: _GlobalRows) -> Tensor:
-        """Attend from every token. *Shape:* `[T, d]` to `[T, d]`."""
-        results = []
-        for query, key, value in self.projected_blocks(hidden, blocks):
-            sparse = see_blocks(query, key, value, keys)
-            chosen = torch.index_select(query, 1, rows.query)
-            pairs = chosen.reshape(self.group_size, -1, 2 * blocks.size, self.head_size)
-            whole = see_blocks(pairs, key, value, rows.keys)
-            results.append(merge_heads(torch.cat([sparse, whole], dim=1)))
-        return torch.index_select(torch.cat(results, dim=1), 0, rows.source)
+    return min(positions, max(full_blocks(config.num_random_blocks) * block, positions // block * block))
 
 
 class _Layer(TransformerLayer):
-    attention: _BlockSparseAttention
+    attention: BlockSparseAttention
 
     def __init__(self, stock: Any) -> None:
-        super().__init__(stock, _BlockSparseAttention(stock.attention.self))
+        super().__init__(stock, BlockSparseAttention(stock.attention.self))
 
 
 class _LastLayer(TransformerLayer):
@@ -277,8 +173,8 @@ class _Core(nn.Module):
         if attention_mask is not None:
             used = torch.index_select(attention_mask, 0, blocks.token).reshape(blocks.used.shape)
             blocks = dataclasses.replace(blocks, used=blocks.used & used)
-        keys = _sparse_keys(blocks, self.random_blocks, hidden.dtype)
-        rows = _global_rows(blocks, documents, _full_blocks(self.random_blocks), hidden.dtype)
+        keys = sparse_keys(blocks, self.random_blocks, hidden.dtype)
+        rows = global_rows(blocks, documents, self.random_blocks, hidden.dtype)
         for layer in self.layers:
             assert isinstance(layer, _Layer)
             hidden = layer.finish(layer.attention.attend(hidden, blocks, keys, rows), hidden)
