@@ -37,7 +37,7 @@ def open_models(given: Sequence[str]) -> tuple[Task, tuple[Model, ...]]:
     for argument in given:
         name, separator, path = argument.partition("=")
         if not separator or "/" in name:
-            name, path = Path(argument).resolve().name, argument
+            name, path = Path(argument).name or Path(argument).resolve().name, argument
         models.append(Model(name=name, bundle=Bundle.open(path)))
     names = [model.name for model in models]
     for name in names:

@@ -23,7 +23,12 @@ from triton_fixture import RunningServer
 
 RUN = ("elsewhere.md", "report.md", "index.md", "how-to/*.md")
 """Pages whose blocks run in one directory, in order. The others have tests of their own in this folder."""
-NEEDS = {"--engine ray": "ray", "longserve batch": "pyarrow", "longserve report": "jinja2"}
+NEEDS = {
+    "--engine ray": "ray",
+    "longserve batch": "pyarrow",
+    "longserve report": "jinja2",
+    "longserve compare": "matplotlib",
+}
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -47,6 +52,9 @@ def room(
     rows = [{"id": index, "text": f"{text} {index}"} for index in range(5)]
     for name in ("letters.jsonl", "contracts.jsonl"):
         (room / name).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (room / "bundles" / "topics-short").symlink_to(classification_bundle)
+    labelled = [{"text": text, "label": label, "evidence": [[4, 9]]} for label in ("alpha", "beta") * 3]
+    (room / "labelled.jsonl").write_text("\n".join(map(json.dumps, labelled)), encoding="utf-8")
     return room
 
 
