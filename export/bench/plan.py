@@ -13,6 +13,7 @@ from longserve.serving.runtime.manifest import Layout, Precision, Quantization
 
 from .errors import BenchError
 from .matrix import BenchSettings, EngineKind, EngineSpec, ProductLibrary
+from .products import COUNTED_ARCHITECTURE
 
 __all__ = ["plan_engines"]
 
@@ -50,7 +51,7 @@ def plan_engines(
     if not bundles:
         raise BenchError("there is no bundle to measure; give at least one")
     _check_same_model(bundles)
-    kinds = settings.engines or _possible(reference)
+    kinds = settings.engines or _possible(reference, bundles[0])
     lacking = [kind.value for kind in kinds if kind in _NEEDS_REFERENCE and reference is None]
     if lacking:
         raise BenchError(f"{', '.join(lacking)} runs the checkpoint itself; give it with --reference")
@@ -69,11 +70,12 @@ def plan_engines(
     return specs
 
 
-def _possible(reference: str | None) -> tuple[EngineKind, ...]:
+def _possible(reference: str | None, bundle: Bundle) -> tuple[EngineKind, ...]:
     """Return what can be measured here: with a checkpoint all, of the engines those that are installed."""
     impossible = {
         EngineKind.ONNXRUNTIME: not _installed("onnxruntime"),
         EngineKind.OPENVINO: not _installed("openvino"),
+        EngineKind.PRODUCTS: bundle.manifest.architecture != COUNTED_ARCHITECTURE,
     }
     impossible |= dict.fromkeys(_NEEDS_REFERENCE, reference is None)
     return tuple(kind for kind in EngineKind if not impossible.get(kind, False))

@@ -23,7 +23,18 @@ from .engines import BenchEngine
 from .errors import BenchError
 from .matrix import Case, EngineSpec, ProductLibrary
 
-__all__ = ["ModelShape", "Product", "model_products", "open_products", "read_shape", "run_parts"]
+__all__ = [
+    "COUNTED_ARCHITECTURE",
+    "ModelShape",
+    "Product",
+    "model_products",
+    "open_products",
+    "read_shape",
+    "run_parts",
+]
+
+COUNTED_ARCHITECTURE = "longformer"
+"""The architecture whose products `model_products` lists."""
 
 _SETTLE = 0.05
 """Seconds between two parts: ONNX Runtime's threads spin for longer than 5 ms after a run, seen here."""
@@ -105,8 +116,14 @@ def read_shape(bundle: Bundle) -> ModelShape:
     """Read the encoder's sizes from a bundle.
 
     Raises:
-        BenchError: its config.json does not tell them.
+        BenchError: its config.json does not tell them, or its architecture's products are not known here.
     """
+    architecture = bundle.manifest.architecture
+    if architecture != COUNTED_ARCHITECTURE:
+        raise BenchError(
+            f"{bundle.path} is a {architecture} model, whose matrix products are not listed here; measure "
+            "other engines than `products`"
+        )
     source = bundle.path / "config.json"
     try:
         config = json.loads(source.read_text(encoding="utf-8"))

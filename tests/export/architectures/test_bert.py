@@ -17,10 +17,15 @@ from hypothesis import strategies as st
 
 from longserve.export import ExportError, ExportSettings, UnsupportedModel, export_bundle, validate_bundle
 from longserve.export.architectures.bert import PackedBert, PaddedBert
+from longserve.export.bench.errors import BenchError
+from longserve.export.bench.matrix import BenchSettings, EngineKind
+from longserve.export.bench.plan import plan_engines
+from longserve.export.bench.products import read_shape
 from longserve.export.checkpoint import load_checkpoint
 from longserve.export.exporter import GRAPH_FILES
 from longserve.export.parity import check_parity
 from longserve.export.quantization import quantize_models
+from longserve.export.report import gather, render_card, render_page
 from longserve.export.weights import save_models
 from longserve.serving import LocalClient
 from longserve.serving.runtime.bundle import Bundle
@@ -205,3 +210,20 @@ def test_a_decoder_is_refused(tmp_path: Path) -> None:
     source = make_bert_checkpoint(tmp_path / "decoder", "text-classification", is_decoder=True)
     with pytest.raises(UnsupportedModel, match="is a decoder"):
         export_bundle(str(source), Task.TEXT_CLASSIFICATION, tmp_path / "b")
+
+
+def test_the_report_and_the_card_say_what_it_is(bert_bundle: Path) -> None:
+    report = gather(bert_bundle)
+    page, card = render_page(report), render_card(report)
+    assert "<dt>Architecture</dt><dd>bert</dd>" in page
+    assert "<dt>Global attention</dt><dd>none to choose</dd>" in page
+    assert "Bert for question-answering" in card and "- bert\n" in card
+    assert "global attention mask" not in card and "| attention window |" not in card
+
+
+def test_the_benchmark_lists_no_products_of_an_architecture_that_it_does_not_know(bert_bundle: Path) -> None:
+    bundle = Bundle.open(bert_bundle)
+    kinds = {spec.kind for spec in plan_engines([bundle], BenchSettings())}
+    assert EngineKind.ONNXRUNTIME in kinds and EngineKind.PRODUCTS not in kinds
+    with pytest.raises(BenchError, match="is a bert model, whose matrix products are not listed"):
+        read_shape(bundle)
