@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from ..repository.options import OPENVINO_BACKEND, Backend, RepositoryOptions, parse_backend
+from ..runtime.engine_settings import EngineName
 from .engines import engine_options, with_engine
+from .gpu import chosen_gpu, gpu_options
 
 if TYPE_CHECKING:
     from ..server.journal import Journal
@@ -36,9 +38,10 @@ _DEFAULTS = RepositoryOptions()
     type=click.Choice([*(backend.value for backend in Backend), OPENVINO_BACKEND]),
     default=_DEFAULTS.backend.value,
     show_default=True,
-    help="What runs the encoder: python for `longserve serve`, onnxruntime for NVIDIA's container.",
+    help="What runs the encoder: python for `longserve serve`, the others for NVIDIA's container.",
 )
 @engine_options
+@gpu_options
 @click.option(
     "--instances", type=int, default=_DEFAULTS.instances, show_default=True, help="Encoder instances."
 )
@@ -111,6 +114,7 @@ def repo_command(
     max_windows: int,
     portable: bool,
     output: Path,
+    **gpu: Any,
 ) -> None:
     """Build the Triton models NAME and NAME_encoder from BUNDLE.
 
@@ -128,6 +132,8 @@ def repo_command(
         max_text_bytes=max_text_bytes,
         max_windows=max_windows,
         portable=portable,
+        engine=EngineName.ONNXRUNTIME if engine == "auto" else EngineName(engine),
+        **chosen_gpu(gpu),
     )
     options = with_engine(options, bundle, engine, inference_precision)
     built = build_repository(bundle, name, output, options)

@@ -14,6 +14,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.engine_settings import has_cpu_kernels
 from ..runtime.errors import RepositoryError
 from ..runtime.manifest import MANIFEST_NAME, Layout, Manifest
+from ..runtime.tensorrt_record import RECORD_NAME, EngineRecord
 from .config import (
     SCHEMA_PARAMETER,
     encoder_config,
@@ -23,7 +24,7 @@ from .config import (
     text_config,
 )
 from .options import Backend, RepositoryOptions, check_name
-from .warmup import WarmupSample, warmup_samples
+from .warmup import WarmupSample, profile_samples, warmup_samples
 
 __all__ = [
     "BuiltModels",
@@ -79,7 +80,7 @@ def build_repository(
     chosen = options or RepositoryOptions()
     check_name(name)
     source = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    if not has_cpu_kernels(chosen.engine, source.manifest.precision):
+    if chosen.gpu is None and not has_cpu_kernels(chosen.engine, source.manifest.precision):
         raise RepositoryError(
             f"{source.path} is in {source.manifest.precision.value}, for which {chosen.engine.value} has no "
             "kernels on CPUs; choose --engine openvino, or export with another --precision"
@@ -117,9 +118,18 @@ def encoder_files(manifest: Manifest) -> list[str]:
 
 
 def _write_encoder(bundle: Bundle, name: str, target: Path, options: RepositoryOptions) -> None:
-    samples = warmup_samples(bundle.manifest)
-    config = encoder_config(bundle.manifest, name, options, samples, bundle.fingerprint)
-    _write_model(target, config, bundle, encoder_files(bundle.manifest), samples)
+    record = None if options.plan is None else EngineRecord.read(options.plan)
+    samples = (
+        warmup_samples(bundle.manifest)
+        if record is None
+        else profile_samples(bundle.manifest, record.profiles, options.max_batch_size)
+    )
+    config = encoder_config(bundle.manifest, name, options, samples, bundle.fingerprint, record)
+    _write_model(target, config, bundle, [] if record else encoder_files(bundle.manifest), samples)
+    if record is not None and options.plan is not None:
+        record.check_plan(options.plan)
+        for file in (record.plan.name, RECORD_NAME):
+            _place(options.plan / file, target / _VERSION / file)
     if options.backend is Backend.PYTHON:
         _write_code(target, "encoder.py")
 

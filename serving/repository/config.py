@@ -16,6 +16,8 @@ from ..runtime.cores import available_cores
 from ..runtime.engine_settings import EngineName
 from ..runtime.errors import RepositoryError
 from ..runtime.manifest import Layout, Manifest, Task
+from ..runtime.tensorrt_record import EngineRecord
+from .gpu_config import check_engine_fits, onnxruntime_parameters, place_on_gpus, python_parameters, use_plan
 from .options import Backend, RepositoryOptions
 from .warmup import INPUT_IDS, WarmupSample
 
@@ -53,6 +55,7 @@ def encoder_config(
     options: RepositoryOptions,
     samples: tuple[WarmupSample, ...],
     fingerprint: str,
+    record: EngineRecord | None = None,
 ) -> Any:
     """Return the `ModelConfig` of the encoder.
 
@@ -62,7 +65,13 @@ def encoder_config(
         options: see `RepositoryOptions`.
         samples: what the encoder runs before it counts as ready.
         fingerprint: the bundle's; left out of a portable configuration.
+        record: of the TensorRT engine that runs it; None: it runs the graph.
+
+    Raises:
+        RepositoryError: the options or the engine do not fit the bundle.
     """
+    if record is not None:
+        check_engine_fits(record, manifest, fingerprint, options.max_batch_size)
     config = _base(encoder_name(name), options.backend, options)
     graph = manifest.graph(Layout.PACKED)
     for tensor in graph.inputs:
@@ -83,12 +92,21 @@ def encoder_config(
                 f"the graph's output {tensor.name} has no fixed width; export the bundle again"
             )
         config.output.add(name=tensor.name, data_type=_triton_type(tensor.dtype), dims=[width])
-    config.instance_group.add(kind=triton.ModelInstanceGroup.KIND_CPU, count=options.instances)
-    config.dynamic_batching.max_queue_delay_microseconds = round(options.max_queue_delay * _MICROSECONDS)
-    if options.backend is Backend.ONNXRUNTIME:
-        _use_onnxruntime(config, manifest, options)
+    if options.gpu is None:
+        config.instance_group.add(kind=triton.ModelInstanceGroup.KIND_CPU, count=options.instances)
     else:
-        _use_python(config, manifest, options)
+        place_on_gpus(config, options.gpu, options.instances)
+    if options.response_cache:
+        config.response_cache.enable = True
+    config.dynamic_batching.max_queue_delay_microseconds = round(options.max_queue_delay * _MICROSECONDS)
+    if options.backend is Backend.PYTHON:
+        _use_python(config, manifest, options, record)
+    else:
+        _pack_in_triton(config, manifest)
+        if record is not None:
+            use_plan(config, record)
+        else:
+            _use_onnxruntime(config, manifest, options, name)
     _describe(config, manifest, options, fingerprint)
     if options.engine_record and not options.portable:
         _set_parameters(config, {"engine_measured": options.engine_record})
@@ -164,8 +182,15 @@ def _base(name: str, backend: Backend, options: RepositoryOptions) -> Any:
     return config
 
 
-def _use_python(config: Any, manifest: Manifest, options: RepositoryOptions) -> None:
-    tokens = options.max_tokens_per_run or max(8192, 2 * manifest.max_length)
+def _use_python(
+    config: Any, manifest: Manifest, options: RepositoryOptions, record: EngineRecord | None
+) -> None:
+    largest = max(8192, 2 * manifest.max_length) if record is None else record.largest_run
+    tokens = options.max_tokens_per_run or largest
+    if record is not None and tokens > largest:
+        raise RepositoryError(
+            f"max_tokens_per_run is {tokens}, but the engine takes at most {largest}; give that or less"
+        )
     if tokens < manifest.max_length:
         raise RepositoryError(
             f"max_tokens_per_run is {tokens}, but one sequence may have {manifest.max_length} tokens; "
@@ -176,18 +201,19 @@ def _use_python(config: Any, manifest: Manifest, options: RepositoryOptions) -> 
         {
             "engine": options.engine.value,
             "inference_precision": options.inference_precision.value,
-            "threads": str(options.threads),
+            "threads": str(_threads(options)),
             "max_tokens_per_run": str(tokens),
         },
     )
+    if options.gpu is not None:
+        _set_parameters(config, python_parameters(options.gpu))
 
 
-def _use_onnxruntime(config: Any, manifest: Manifest, options: RepositoryOptions) -> None:
+def _pack_in_triton(config: Any, manifest: Manifest) -> None:
     """Have Triton itself lay the sequences end to end (ragged batching) and take the outputs apart.
 
     `BATCH_ACCUMULATED_ELEMENT_COUNT` counts elements per *request*, so a request must hold one sequence.
     """
-    config.default_model_filename = manifest.graph(Layout.PACKED).file
     config.batch_input.add(
         kind=triton.BatchInput.BATCH_ACCUMULATED_ELEMENT_COUNT,
         target_name=[SEQUENCE_ENDS],
@@ -202,9 +228,15 @@ def _use_onnxruntime(config: Any, manifest: Manifest, options: RepositoryOptions
                 target_name=[tensor.name],
                 source_input=[INPUT_IDS],
             )
+
+
+def _use_onnxruntime(config: Any, manifest: Manifest, options: RepositoryOptions, name: str) -> None:
+    config.default_model_filename = manifest.graph(Layout.PACKED).file
+    if options.gpu is not None:
+        _set_parameters(config, onnxruntime_parameters(config, manifest, options.gpu, encoder_name(name)))
     if options.engine is EngineName.OPENVINO:
         config.optimization.execution_accelerators.cpu_execution_accelerator.add(name="openvino")
-    threads = options.threads
+    threads = _threads(options)
     if threads == 0 and options.instances > 1:  # 0 means every core to this backend, for each instance
         threads = max(1, available_cores() // options.instances)
     _set_parameters(
@@ -218,6 +250,11 @@ def _use_onnxruntime(config: Any, manifest: Manifest, options: RepositoryOptions
             "enable_mem_pattern": "0",
         },
     )
+
+
+def _threads(options: RepositoryOptions) -> int:
+    """On a GPU the processor only computes shapes, for which one thread is enough."""
+    return options.threads or (0 if options.gpu is None else 1)
 
 
 def _describe(config: Any, manifest: Manifest, options: RepositoryOptions, fingerprint: str) -> None:

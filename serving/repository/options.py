@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from ..runtime.engine_settings import EngineName, EngineSettings, InferencePrecision
 from ..runtime.errors import EngineError, RepositoryError
 from ..runtime.limits import DEFAULT_MAX_TEXT_BYTES, DEFAULT_MAX_WINDOWS
+from .gpu_placement import GpuPlacement
 
 __all__ = ["Backend", "OPENVINO_BACKEND", "RepositoryOptions", "check_name", "parse_backend"]
 
@@ -31,6 +33,8 @@ class Backend(str, Enum):
     """An engine inside the python backend: the embedded server."""
     ONNXRUNTIME = "onnxruntime"
     """Triton's own ONNX Runtime backend: NVIDIA's container."""
+    TENSORRT = "tensorrt"
+    """Triton's own TensorRT backend, for an engine of `longserve tensorrt`: NVIDIA's container."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,10 @@ class RepositoryOptions:
         max_in_flight: encoder requests that one text instance has under way at the same time.
         max_text_bytes: largest text, question or context that is taken, in bytes of UTF-8.
         max_windows: most windows that one text may be cut into.
+        gpu: where the encoder runs on GPUs; None: it runs on the CPU.
+        plan: directory of the engine that `longserve tensorrt` built, for the backend or the engine tensorrt.
+        response_cache: let the server keep the encoder's answers (`tritonserver --cache-config`). The text
+            model's are never kept: Triton's key leaves out a request's parameters, which hold its options.
         portable: leave out what differs from one export to the next (the bundle's fingerprint), so that the
             configurations can be kept in version control.
     """
@@ -75,6 +83,9 @@ class RepositoryOptions:
     max_in_flight: int = 16
     max_text_bytes: int = DEFAULT_MAX_TEXT_BYTES
     max_windows: int = DEFAULT_MAX_WINDOWS
+    gpu: GpuPlacement | None = None
+    plan: Path | None = None
+    response_cache: bool = False
     portable: bool = False
 
     def __post_init__(self) -> None:
@@ -85,6 +96,7 @@ class RepositoryOptions:
         for name in ("threads", "max_tokens_per_run", "max_queue_delay"):
             _check(name, getattr(self, name), minimum=0)
         self._check_engine()
+        self._check_gpu()
         if self.queue_timeout <= 0:
             raise RepositoryError(f"queue_timeout is {self.queue_timeout}; give a positive number of seconds")
 
@@ -93,7 +105,7 @@ class RepositoryOptions:
             EngineSettings(engine=self.engine, inference_precision=self.inference_precision)
         except EngineError as error:
             raise RepositoryError(str(error)) from error
-        if self.backend is Backend.PYTHON or self.engine is EngineName.ONNXRUNTIME:
+        if self.backend is Backend.PYTHON or self.engine is not EngineName.OPENVINO:
             return
         if self.inference_precision is not InferencePrecision.FP32:
             raise RepositoryError(
@@ -105,6 +117,32 @@ class RepositoryOptions:
                 f"threads is {self.threads} and instances {self.instances}, but the OpenVINO accelerator of "
                 "Triton's onnxruntime backend takes no number of threads and every instance would use all "
                 "cores; leave both out, or use --backend python"
+            )
+
+    def _check_gpu(self) -> None:
+        runs_plan = self.backend is Backend.TENSORRT or self.engine is EngineName.TENSORRT
+        if runs_plan != (self.plan is not None):
+            raise RepositoryError(
+                "the backend or the engine is tensorrt, which needs the engine that `longserve tensorrt` "
+                "built; "
+                "give its directory with --plan"
+                if runs_plan
+                else f"the plan is {self.plan}, but neither the backend nor the engine is tensorrt; leave it "
+                "out, "
+                "or choose --backend tensorrt"
+            )
+        if runs_plan and self.gpu is None:
+            object.__setattr__(self, "gpu", GpuPlacement())
+        if self.backend is not Backend.PYTHON and self.engine is EngineName.TENSORRT:
+            raise RepositoryError(
+                "the engine is tensorrt, which runs in the python backend, and the backend "
+                f"{self.backend.value}; "
+                "leave --engine out, and give --backend tensorrt, or onnxruntime with --accelerator tensorrt"
+            )
+        if self.gpu is not None and self.engine is EngineName.OPENVINO:
+            raise RepositoryError(
+                "the engine is openvino, which runs on CPUs, and the device a GPU; choose another engine, or "
+                "leave --device out"
             )
 
 

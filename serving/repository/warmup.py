@@ -5,7 +5,7 @@ They hold legal ids and masks: a sample that the model refuses keeps it from loa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runtime.manifest import GlobalAttention, Layout, Manifest
+from ..runtime.profiles import OptimizationProfile
 
-__all__ = ["INPUT_IDS", "WarmupSample", "warmup_samples"]
+__all__ = ["INPUT_IDS", "WarmupSample", "profile_samples", "warmup_samples"]
 
 INPUT_IDS = "input_ids"
 _QUESTION_TOKENS = 8
@@ -55,6 +56,28 @@ def warmup_samples(manifest: Manifest) -> tuple[WarmupSample, ...]:
         )
         for name, length in _LENGTHS.items()
     )
+
+
+def profile_samples(
+    manifest: Manifest, profiles: Sequence[OptimizationProfile], max_batch_size: int
+) -> tuple[WarmupSample, ...]:
+    """Return a sample for each profile of a packed TensorRT engine: a run of about its best size.
+
+    Args:
+        manifest: the bundle's.
+        profiles: the engine's.
+        max_batch_size: most requests of a run.
+    """
+    samples = []
+    for index, profile in enumerate(profiles):
+        requests = min(max_batch_size, -(-profile.tokens.optimum // manifest.max_length))
+        length = min(manifest.max_length, profile.tokens.optimum // requests)
+        # a run below the profile's least would warm another one
+        length = max(length, -(-profile.tokens.minimum // requests))
+        samples.append(
+            WarmupSample(name=f"profile{index}", requests=requests, tensors=_tensors(manifest, length))
+        )
+    return tuple(samples)
 
 
 def _tensors(manifest: Manifest, length: int) -> dict[str, npt.NDArray[np.int64]]:

@@ -37,7 +37,8 @@ _INSTALL = (
 _LIST_PACKAGES = """
 import importlib.metadata as metadata, json
 found = {}
-for name in ("numpy", "tokenizers", "onnxruntime", "onnxruntime-gpu", "openvino"):
+names = ["numpy", "tokenizers", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13"]
+for name in names:
     try:
         found[name] = metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -84,8 +84,7 @@ class TritonPythonModel:
         if isinstance(self._engine, TensorRtEngine) and self._engine.record.validation is None:
             pb_utils.Logger.log_warn(
                 f"{name}: this engine was built where it could not be run; nobody has compared it with the "
-                "bundle. "
-                "Build it with `longserve tensorrt` on a machine with this GPU"
+                "bundle. Build it with `longserve tensorrt` on a machine with this GPU"
             )
 
     def finalize(self) -> None:

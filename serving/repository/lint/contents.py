@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ... import runtime
 from ...runtime.bundle import Bundle
-from ...runtime.errors import BundleError
+from ...runtime.errors import BundleError, IncompatibleEngine
 from ...runtime.manifest import Task
+from ...runtime.tensorrt_record import EngineRecord
 from ..builder import CODE, RUNTIME_PACKAGE, encoder_files
 from .findings import Finding
 from .models import Model, Surroundings, error, warning
@@ -51,8 +52,10 @@ def check_bundle(model: Model, around: Surroundings) -> Iterator[Finding]:
     try:
         manifest = Bundle.open(model.version, only=()).manifest
         files = ["tokenizer.json"] if model.is_text_model else encoder_files(manifest)
-        Bundle.open(model.version, only=files)
-    except BundleError as damage:
+        Bundle.open(model.version, only=[] if model.runs_plan else files)
+        if model.runs_plan:
+            yield from _check_plan(model)
+    except (BundleError, IncompatibleEngine) as damage:
         yield error("damaged-bundle", f"{model.name}/{model.version.name}", str(damage), _REBUILD)
         return
     if not manifest.validated:
@@ -71,6 +74,24 @@ def check_bundle(model: Model, around: Surroundings) -> Iterator[Finding]:
                 f"{text_model.fingerprint[:12]}: tokens and weights may not belong together",
                 f"build both again from one bundle: `longserve repo BUNDLE --name {text_model.name}`",
             )
+
+
+def _check_plan(model: Model) -> Iterator[Finding]:
+    """The engine must be whole, of this bundle, and one that somebody has run.
+
+    Raises:
+        IncompatibleEngine: it is damaged, or of another bundle.
+    """
+    record = EngineRecord.read(model.version)
+    record.check_plan(model.version)
+    record.check_bundle(model.fingerprint)
+    if record.validation is None:
+        yield warning(
+            "plan-not-validated",
+            f"{model.name}/{model.version.name}",
+            "the engine was built where it could not be run: nobody has compared it with the bundle",
+            "build it with `longserve tensorrt` on a machine with the GPU that serves it",
+        )
 
 
 def check_description(model: Model, around: Surroundings) -> Iterator[Finding]:

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _EMBEDDED_BACKENDS = ("python",)
+_EXTRAS = {EngineName.OPENVINO: "openvino", EngineName.TENSORRT: "tensorrt"}
 
 
 class Target(str, Enum):
@@ -105,16 +106,17 @@ def check_engine(model: Model, around: Surroundings) -> Iterator[Finding]:
             "build the model again with --engine and --inference-precision",
         )
         return
-    if model.manifest is not None and not has_cpu_kernels(settings.engine, model.manifest.precision):
+    on_cpu = None if model.uses_gpu else model.manifest
+    if on_cpu is not None and not has_cpu_kernels(settings.engine, on_cpu.precision):
         yield error(
             "no-kernels",
             model.config_file,
-            f"the bundle is in {model.manifest.precision.value}, for which {settings.engine.value} has no "
+            f"the bundle is in {on_cpu.precision.value}, for which {settings.engine.value} has no "
             "kernels on CPUs: the model will not load",
             "build the model again with --engine openvino, or from a bundle of another --precision",
         )
     packages, name = around.packages, settings.engine.value
-    extra = "openvino" if settings.engine is EngineName.OPENVINO else "cpu"
+    extra = _EXTRAS.get(settings.engine, "gpu" if model.uses_gpu else "cpu")
     if packages is not None and not any(package.startswith(name) for package in packages):
         yield error(
             "engine-missing",

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tritonclient.grpc import model_config_pb2 as triton
+
 from ...runtime.bundle import Bundle
 from ...runtime.errors import BundleError
 from ...runtime.manifest import Manifest
@@ -82,9 +84,19 @@ class Model:
         return bool(self.config.backend == "python")
 
     @property
-    def uses_onnxruntime(self) -> bool:
-        """Whether Triton's ONNX Runtime backend runs it."""
-        return bool(self.config.backend == "onnxruntime")
+    def packs_in_triton(self) -> bool:
+        """Whether Triton itself lays the sequences of a batch end to end, for one of its own backends."""
+        return self.config.backend in ("onnxruntime", "tensorrt")
+
+    @property
+    def runs_plan(self) -> bool:
+        """Whether it is a TensorRT engine that runs."""
+        return self.config.backend == "tensorrt" or self.parameters.get("engine") == "tensorrt"
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether its instances are on GPUs."""
+        return any(group.kind == triton.ModelInstanceGroup.KIND_GPU for group in self.config.instance_group)
 
     @property
     def instances(self) -> int:

@@ -83,8 +83,8 @@ def check_instances(model: Model, around: Surroundings) -> Iterator[Finding]:
 
 
 def check_threads(model: Model, around: Surroundings) -> Iterator[Finding]:
-    """Encoder instances must not compete for cores."""
-    if model.is_text_model:
+    """Encoder instances must not compete for cores; on a GPU they hardly use any."""
+    if model.is_text_model or model.uses_gpu:
         return
     instances = model.instances
     name = "threads" if model.uses_python else "intra_op_thread_count"

@@ -53,8 +53,8 @@ def check_ragged(model: Model, around: Surroundings) -> Iterator[Finding]:
 
 
 def check_batch_input(model: Model, around: Surroundings) -> Iterator[Finding]:
-    """Triton's ONNX Runtime backend must tell the graph where each sequence ends."""
-    if model.is_text_model or not model.uses_onnxruntime:
+    """Triton's own backends must tell the graph where each sequence ends."""
+    if model.is_text_model or not model.packs_in_triton:
         return
     entries = [entry for entry in model.config.batch_input if SEQUENCE_ENDS in entry.target_name]
     right = (
@@ -75,8 +75,8 @@ def check_batch_input(model: Model, around: Surroundings) -> Iterator[Finding]:
 
 
 def check_batch_output(model: Model, around: Surroundings) -> Iterator[Finding]:
-    """Triton's ONNX Runtime backend must take a question-answering batch's outputs apart, one entry each."""
-    if model.is_text_model or not model.uses_onnxruntime or model.manifest is None:
+    """Triton's own backends must take a question-answering batch's outputs apart, one entry each."""
+    if model.is_text_model or not model.packs_in_triton or model.manifest is None:
         return
     if model.manifest.task is not Task.QUESTION_ANSWERING:
         return

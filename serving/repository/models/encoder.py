@@ -21,10 +21,12 @@ from longserve_runtime.engine import (
     EngineName,
     EngineSettings,
     InferencePrecision,
+    TensorRtEngine,
     encode,
     open_packed_engine,
 )
 from longserve_runtime.errors import EngineError, InvalidInput
+from longserve_runtime.gpu_settings import Arena, GpuSettings
 from longserve_runtime.manifest import Layout, Manifest
 from longserve_runtime.metrics import EncoderMetrics
 from longserve_runtime.packing import EncoderOutput, EncoderSequence, check_sequence
@@ -50,15 +52,18 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         parameters = {key: entry["string_value"] for key, entry in config["parameters"].items()}
         directory = Path(args["model_repository"]) / args["model_version"]
-        bundle = Bundle.open(directory, only=_graph_files(directory))
+        engine = EngineName(parameters["engine"])
+        # the engine's plan has its hash in a record of its own
+        bundle = Bundle.open(directory, only=() if engine is EngineName.TENSORRT else _graph_files(directory))
         self._manifest = bundle.manifest
         self._max_tokens = int(parameters["max_tokens_per_run"])
         instances = sum(group["count"] for group in config["instance_group"])
         threads = int(parameters["threads"]) or max(1, available_cores() // instances)
         settings = EngineSettings(
-            engine=EngineName(parameters["engine"]),
+            engine=engine,
             inference_precision=InferencePrecision(parameters["inference_precision"]),
             threads=threads,
+            **_gpu(args, parameters, engine),
         )
         self._engine = open_packed_engine(bundle, settings)
         self._metrics = EncoderMetrics(
@@ -75,6 +80,11 @@ class TritonPythonModel:
             pb_utils.Logger.log_warn(
                 f"{name}: this bundle was exported without validation; nobody has compared it with PyTorch. "
                 "Run `longserve validate`, or export it again"
+            )
+        if isinstance(self._engine, TensorRtEngine) and self._engine.record.validation is None:
+            pb_utils.Logger.log_warn(
+                f"{name}: this engine was built where it could not be run; nobody has compared it with the "
+                "bundle. Build it with `longserve tensorrt` on a machine with this GPU"
             )
 
     def finalize(self) -> None:
@@ -109,6 +119,23 @@ class TritonPythonModel:
             return _Work(_sequences(request, self._manifest))
         except InvalidInput as error:
             return _Work([], pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+
+
+def _gpu(args: dict[str, str], parameters: dict[str, str], engine: EngineName) -> dict[str, Any]:
+    """The settings of an instance on a GPU, whose number Triton gives; none for one on the CPU."""
+    if args["model_instance_kind"] != "GPU":
+        return {}
+    limit = parameters.get("gpu_memory_limit")
+    settings = GpuSettings(
+        device=int(args["model_instance_device_id"]),
+        memory_limit=None if limit is None else int(limit),
+        arena=Arena(parameters["gpu_arena"]),
+        allow_tf32=parameters["allow_tf32"] == "true",
+        cache=parameters["gpu_cache"],
+    )
+    if engine is EngineName.TENSORRT:
+        return {"gpu": settings}
+    return {"gpu": settings, "provider": parameters["provider"]}
 
 
 def _graph_files(directory: Path) -> set[str]:

@@ -17,7 +17,7 @@ from longserve.serving.repository.warmup import warmup_samples
 from .conftest import make_manifest
 
 TASKS = list(Task)
-BACKENDS = list(Backend)
+BACKENDS = [Backend.PYTHON, Backend.ONNXRUNTIME]
 MAXIMAL: dict[str, Any] = {
     "instances": 2,
     "threads": 3,

@@ -53,7 +53,7 @@ class TestMachine:
     @pytest.mark.parametrize(
         ("parameters", "words"),
         [
-            ({"engine": "tensorrt"}, "engine is 'tensorrt'"),
+            ({"engine": "tvm"}, "engine is 'tvm'"),
             ({"inference_precision": "fp8"}, "inference_precision is 'fp8'"),
             ({"inference_precision": "bf16"}, "onnxruntime computes in the precision of the graph"),
         ],
