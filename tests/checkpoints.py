@@ -92,6 +92,25 @@ def train_wordpiece(directory: Path, *, vocab_size: int = 200) -> int:
     return int(tokenizer.get_vocab_size())
 
 
+def train_unigram(directory: Path, *, vocab_size: int = 120) -> int:
+    """Write BigBird's tokenizer over pieces of a few words; return its vocabulary's size."""
+    from tokenizers import SentencePieceUnigramTokenizer
+    from transformers import BigBirdTokenizer
+
+    special = ["<pad>", "</s>", "<s>", "[CLS]", "[SEP]", "[MASK]", "<unk>"]
+    trained = SentencePieceUnigramTokenizer()
+    trained.train_from_iterator(
+        [WORDS, "what this"] * 20,
+        vocab_size=vocab_size,
+        special_tokens=special,
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    pieces = json.loads(trained.to_str())["model"]["vocab"]
+    BigBirdTokenizer(vocab=[tuple(piece) for piece in pieces]).save_pretrained(directory)
+    return len(pieces)
+
+
 def randomize(model: Any, *, seed: int = 0) -> Any:
     """Give a stock model weights with the spread of trained ones, LayerNorm's and biases too; return it."""
     import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from checkpoints import add_outliers, make_bert_checkpoint, make_small, train_tokenizer, train_wordpiece
+from checkpoints import add_outliers, make_bert_checkpoint, make_small, train_tokenizer, train_unigram
 
 from longserve.export import ExportSettings, export_bundle
 from longserve.serving.runtime.manifest import Task
@@ -48,14 +48,14 @@ def roberta_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bigbird_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A question-answering BigBird with blocks of 8 tokens: attention is sparse beyond 56."""
     source = tmp_path_factory.mktemp("bigbird") / "asks"
-    size = train_wordpiece(source)
+    size = train_unigram(source)
     model = make_small(
         "BigBirdForQuestionAnswering",
         vocab_size=size,
         max_position_embeddings=128,
         block_size=8,
         num_random_blocks=1,
-        sep_token_id=3,
+        sep_token_id=4,
         hidden_act="gelu_new",
     )
     model.save_pretrained(source)

@@ -23,6 +23,8 @@ from longserve.serving import LocalClient
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.engine import OnnxRuntimeEngine
 from longserve.serving.runtime.manifest import GlobalAttention, Layout, Task
+from longserve.serving.runtime.options import QuestionAnsweringOptions
+from longserve.serving.runtime.pipeline import QuestionAnsweringPipeline, make_pipeline
 
 SEPARATOR = 66
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -169,6 +171,29 @@ def test_the_default_lengths_lie_around_the_switch(bigbird_bundle: Path) -> None
     assert max(architecture_of("big_bird").parity_lengths_in_half(manifest)) < 128
 
 
+def test_a_question_is_framed_and_typed_as_the_stock_model_does_it(
+    bigbird_bundle: Path, bigbird_checkpoint: Path
+) -> None:
+    """BigBird's tokenizer gives no token types; its question-answering model makes them up."""
+    from transformers import AutoTokenizer
+
+    bundle = Bundle.open(bigbird_bundle)
+    pipeline = make_pipeline(bundle.manifest, bundle.tokenizer_path)
+    assert isinstance(pipeline, QuestionAnsweringPipeline)
+    question, context = "what was paid", "every  invoice of the northern harbour"
+    prepared = pipeline.prepare(question, context, QuestionAnsweringOptions())
+    (ours,) = prepared.sequences
+    theirs = AutoTokenizer.from_pretrained(bigbird_checkpoint)(question, context)
+    assert ours.input_ids.tolist() == theirs["input_ids"] and "token_type_ids" not in theirs
+    model = load_checkpoint(str(bigbird_checkpoint), Task.QUESTION_ANSWERING).model
+    with torch.inference_mode():
+        alone = model(input_ids=torch.from_numpy(ours.input_ids)[None])
+    with LocalClient(str(bigbird_bundle)) as client:
+        output = client.logits(ours.input_ids, token_type_ids=ours.token_type_ids)
+    assert output.end_logits is not None
+    assert_close(torch.from_numpy(output.end_logits), alone.end_logits[0])
+
+
 def test_answers_come_from_the_context(bigbird_bundle: Path) -> None:
     context = "The Winter came before every LANTERN was counted. " * 15
     with LocalClient(str(bigbird_bundle)) as client:
@@ -195,10 +220,10 @@ def test_configurations_without_an_exact_export_are_refused(
         load_checkpoint(str(tmp_path / "checkpoint"), Task.QUESTION_ANSWERING)
 
 
-def test_another_separator_than_the_tokenizers_is_refused(bigbird_checkpoint: Path, tmp_path: Path) -> None:
+def test_another_separator_than_the_tokenizers_is_refused(bert_checkpoint: Path, tmp_path: Path) -> None:
     make_small("BigBirdForQuestionAnswering", sep_token_id=4).save_pretrained(tmp_path)
     for name in ("vocab.txt", "tokenizer_config.json"):
-        (tmp_path / name).write_bytes((bigbird_checkpoint / name).read_bytes())
+        (tmp_path / name).write_bytes((bert_checkpoint / name).read_bytes())
     with pytest.raises(UnsupportedModel, match="separates with 3, but its model looks for 4"):
         load_checkpoint(str(tmp_path), Task.QUESTION_ANSWERING)
 
