@@ -7,7 +7,6 @@ spin for a while after a run, and would take their share of the cores from the e
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -72,13 +71,13 @@ class StoppedProcess:
         self._channel, self._received = self._open.enter_context(ours), b""
         with theirs:
             descriptor = theirs.fileno()
+            # no `preexec_fn`: it makes a real fork, whose handlers break the child of a user of gRPC
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, str(descriptor), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
                 pass_fds=[descriptor],
-                preexec_fn=_die_with_parent(),
                 env=os.environ | dict(environment or {}),
             )
         self.loaded: dict[str, Any] = {}
@@ -160,10 +159,3 @@ class StoppedProcess:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return f"its process was {how}" + "".join(f"; {line.strip()}" for line in lines[-_LAST_LINES:])
-
-
-def _die_with_parent() -> Callable[[], object]:
-    """A stopped process would outlive a parent that was killed."""
-    libc = ctypes.CDLL(None)
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG, prctl(2)
-    return lambda: libc.prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)

@@ -6,8 +6,10 @@ standard error. A failure ends the process after a reply that names it.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -27,6 +29,7 @@ def answer_requests(descriptor: int, start: Callable[[], tuple[Mapping[str, Any]
         start: makes everything ready, imports too, so that what one raises is told; returns the first reply
             and what answers a request `{"do": ..., "with": {...}}`.
     """
+    _die_with_parent()
     channel = socket.socket(fileno=descriptor)
     stream = channel.makefile("rw", encoding="utf-8", newline="\n")
     os.dup2(2, 1)
@@ -44,3 +47,9 @@ def answer_requests(descriptor: int, start: Callable[[], tuple[Mapping[str, Any]
     tell(ready)
     for line in stream:
         tell(answer(json.loads(line)))
+
+
+def _die_with_parent() -> None:
+    """Ask for SIGKILL when the parent ends: a process that is stopped then would stay for ever."""
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG, prctl(2)
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
