@@ -3,6 +3,7 @@
     python benchmarks/evidence_study.py train        # until done, or --seconds; call it again to go on
     python benchmarks/evidence_study.py export
     python benchmarks/evidence_study.py compare --json benchmarks/results/evidence_study.json
+    python benchmarks/evidence_study.py table --json benchmarks/results/evidence_study.json
 
 The tasks differ in where the evidence stands (`examples/evidence_tasks.py`), the models in what they can see
 at once (`evidence_models.py`). Everything follows from `--seed`. All steps keep their results in `--folder`.
@@ -76,8 +77,9 @@ def train(folder: Path, *, seed: int, seconds: float, architectures: list[str]) 
     return True
 
 
-def export(folder: Path, architectures: list[str]) -> None:
-    """Export every trained model that is no bundle yet, compared with PyTorch."""
+def export(folder: Path, architectures: list[str]) -> bool:
+    """Export every trained model that is no bundle yet, compared with PyTorch; return whether all are."""
+    done = True
     for architecture in architectures:
         for task in ORDER:
             name = f"{task}-{architecture}"
@@ -85,7 +87,8 @@ def export(folder: Path, architectures: list[str]) -> None:
                 continue
             command = [LONGSERVE, "export", str(folder / "checkpoints" / name)]
             command += ["--task", "text-classification", "-o", str(folder / "bundles" / name)]
-            subprocess.run(command, check=True)
+            done &= subprocess.run(command, check=False).returncode == 0
+    return done
 
 
 def compare(folder: Path, architectures: list[str], documents: int) -> dict[str, Any]:
@@ -109,6 +112,45 @@ def compare(folder: Path, architectures: list[str], documents: int) -> dict[str,
     return {"seconds": round(time.monotonic() - began, 1), "tasks": found}
 
 
+def tables(found: dict[str, Any]) -> str:
+    """Return what the documentation shows of a study: quality and cost, one row for each task and model."""
+    lines = [
+        "| evidence | model | macro-F1, % | one window holds it | none does | ms, 129 to 512 tokens "
+        "| ms, 1025 to 2048 | documents/s | peak MB | taken |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for task, comparison in found["tasks"].items():
+        advice = comparison["recommendation"]
+        for model in comparison["models"]:
+            reach = model["by_reach"]
+            whole = [reach[name] for name in reach if name.startswith("whole")]
+            taken = ("yes" if advice["firm"] else "not firmly") if model["name"] == advice["model"] else ""
+            cells = [
+                task,
+                model["name"],
+                f"{100 * model['metrics']['macro-F1']:.1f}",
+                _right(whole),
+                _right([reach[name] for name in reach if name.startswith("in no")]),
+                *(
+                    f"{1000 * model['latency'][name]['median']:.1f}"
+                    for name in ("129 to 512", "1025 to 2048")
+                ),
+                f"{model['documents_per_second']:.0f}",
+                f"{model['peak_bytes'] / 1e6:.0f}",
+                taken,
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _right(groups: list[dict[str, Any]]) -> str:
+    """Percentage of right documents of groups together, and how many they are."""
+    count = sum(group["documents"] for group in groups)
+    if not count:
+        return ""
+    return f"{100 * sum(g['documents'] * g['score'] for g in groups) / count:.1f} % of {count}"
+
+
 def _without_paths(comparison: dict[str, Any]) -> dict[str, Any]:
     """Leave of paths the last part: the rest is this machine's."""
     comparison["source"] = Path(comparison["source"]).name
@@ -122,13 +164,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=["train", "export", "compare"])
+    parser.add_argument("step", choices=["train", "export", "compare", "table"])
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER)
     parser.add_argument("--seed", type=int, default=1, help="of training")
     parser.add_argument("--seconds", type=float, default=3600.0, help="end the training early after these")
     parser.add_argument("--architectures", default=",".join(ARCHITECTURES))
     parser.add_argument("--documents", type=int, default=400, help="held-out documents of each task")
-    parser.add_argument("--json", type=Path, help="write what was found here")
+    parser.add_argument("--json", type=Path, help="what was found: `compare` writes it, `table` reads it")
     return parser.parse_args(arguments)
 
 
@@ -140,7 +182,9 @@ def main(arguments: list[str] | None = None) -> None:
         done = train(chosen.folder, seed=chosen.seed, seconds=chosen.seconds, architectures=architectures)
         print("done" if done else "not done yet: call it again")
     elif chosen.step == "export":
-        export(chosen.folder, architectures)
+        print("done" if export(chosen.folder, architectures) else "a model was not exported: see above")
+    elif chosen.step == "table":
+        print(tables(json.loads(chosen.json.read_text(encoding="utf-8"))))
     else:
         found = compare(chosen.folder, architectures, chosen.documents)
         if chosen.json is not None:

@@ -77,6 +77,9 @@ def compare_command(
     DOCS is a .jsonl or .parquet file. Rows hold text and label, or question, context and answers (as SQuAD
     has them); a field evidence may say where in the text the evidence stands: [[start, end], ...].
     """
+    for path in (json_path, html_path):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise click.UsageError(f"there is no directory {path.parent} for {path.name}; make it first")
     from rich.console import Console
 
     from ..compare import CompareSettings, compare

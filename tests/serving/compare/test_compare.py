@@ -153,6 +153,8 @@ def test_usage_and_failures(
 ) -> None:
     with pytest.raises(click.UsageError, match="Missing parameter: first_model"):
         run(labelled)
+    with pytest.raises(click.UsageError, match=r"there is no directory .*nowhere for c\.html"):
+        run(labelled, "--models", classification_bundle, "--html", tmp_path / "nowhere" / "c.html")
     with pytest.raises(BundleNotFound, match="is no bundle"):
         run(labelled, "--models", tmp_path)
     with pytest.raises(ModelsError, match="two models are called"):
