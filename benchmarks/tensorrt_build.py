@@ -77,6 +77,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     parser.add_argument("--json", type=Path, help="Written, or added to where the file is there.")
     chosen = parser.parse_args()
+    import tensorrt_rtx
+
     from longserve.export.bench.machine import describe_machine, library_versions
 
     results: list[dict[str, Any]] = []
@@ -93,12 +95,10 @@ def main() -> None:
         for result in measure(bundle):
             results.append({"size": chosen.size, **result})
             print(json.dumps(results[-1]), flush=True)
-    if chosen.json is not None:
-        import tensorrt_rtx
-
-        versions = {**library_versions(), "tensorrt_rtx": str(tensorrt_rtx.__version__)}
-        report = {"machine": asdict(describe_machine()), "versions": versions, "results": results}
-        chosen.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            if chosen.json is not None:
+                versions = {**library_versions(), "tensorrt_rtx": str(tensorrt_rtx.__version__)}
+                report = {"machine": asdict(describe_machine()), "versions": versions, "results": results}
+                chosen.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
