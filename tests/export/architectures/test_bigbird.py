@@ -164,6 +164,27 @@ def test_the_exported_graphs_are_right_around_every_edge(
         assert not {node.op_type for node in graph.node} & {"NonZero", "If", "Loop", "Scan", "ScatterND"}
 
 
+@pytest.mark.parametrize("penalty", [0.0, 1e6])
+def test_a_question_that_is_masked_otherwise_is_a_failure(
+    bigbird_checkpoint: Path, bigbird_bundle: Path, penalty: float
+) -> None:
+    """Its logits are left out of a case's scale, which must not hide that other positions are masked."""
+
+    class Shifted(OnnxRuntimeEngine):
+        def run(self, feeds: Any) -> Any:
+            outputs = dict(super().run(feeds))
+            end = np.array(outputs["end_logits"], dtype=np.float32)
+            end[..., 1] = end[..., 1] % 10 - penalty
+            return {**outputs, "end_logits": end}
+
+    checkpoint = load_checkpoint(str(bigbird_checkpoint), Task.QUESTION_ANSWERING)
+    engines = {Layout.PADDED: Shifted(bigbird_bundle / GRAPH_FILES[Layout.PADDED])}
+    manifest = Bundle.open(bigbird_bundle).manifest
+    report = check_parity(checkpoint.model, engines, manifest, lengths=(2, 30))
+    # two tokens have no separator, thirty have the question up to it masked
+    assert {one.case.split("[")[0] for one in report.failures} >= ({"30"} if penalty == 0 else {"2"})
+
+
 def test_the_default_lengths_lie_around_the_switch(bigbird_bundle: Path) -> None:
     manifest = Bundle.open(bigbird_bundle).manifest
     lengths = architecture_of("big_bird").parity_lengths(manifest)
