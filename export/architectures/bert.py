@@ -44,6 +44,13 @@ class Bert(Architecture):
                 f"{source} is a decoder (is_decoder is true), whose tokens see only those before them; "
                 "longserve exports encoders"
             )
+        positions = getattr(config, "position_embedding_type", None) or "absolute"
+        if positions != "absolute":
+            raise UnsupportedModel(
+                f"{source} has position_embedding_type {positions}, which transformers 5 no longer "
+                "computes: it would read the checkpoint without its positions, so there is nothing to "
+                "compare with"
+            )
 
     def attention_shape(self, config: PretrainedConfig, task: Task, block_size: int | None) -> AttentionShape:
         return AttentionShape(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,10 +207,21 @@ def test_a_mask_that_means_nothing_is_refused(bert_bundle: Path) -> None:
         assert output.start_logits is not None and output.start_logits.shape == (3,)
 
 
-def test_a_decoder_is_refused(tmp_path: Path) -> None:
-    source = make_bert_checkpoint(tmp_path / "decoder", "text-classification", is_decoder=True)
-    with pytest.raises(UnsupportedModel, match="is a decoder"):
-        export_bundle(str(source), Task.TEXT_CLASSIFICATION, tmp_path / "b")
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("is_decoder", True, "is a decoder"),
+        ("position_embedding_type", "relative_key", "has position_embedding_type relative_key, which"),
+    ],
+)
+def test_configurations_without_an_exact_export_are_refused(
+    field: str, value: object, message: str, tmp_path: Path
+) -> None:
+    source = make_bert_checkpoint(tmp_path / "checkpoint", "text-classification")
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    (source / "config.json").write_text(json.dumps({**config, field: value}), encoding="utf-8")
+    with pytest.raises(UnsupportedModel, match=message):
+        load_checkpoint(str(source), Task.TEXT_CLASSIFICATION)
 
 
 def test_the_report_and_the_card_say_what_it_is(bert_bundle: Path) -> None:
