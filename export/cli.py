@@ -40,7 +40,7 @@ __all__ = ["export_command", "print_parity", "quiet_libraries", "stop_on_signals
     "--max-global-tokens", type=click.IntRange(1), help="Fix the padded graph's number of global slots [any]."
 )
 @click.option(
-    "--block-size", type=click.IntRange(1), help="Tokens per block of local attention [by the window]."
+    "--block-size", type=click.IntRange(1), help="Tokens per block of attention [by the architecture]."
 )
 @click.option("--opset", type=int, help="ONNX opset [20].")
 @click.option("--revision", help="Branch, tag or commit of a hub repository.")

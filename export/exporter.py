@@ -74,7 +74,7 @@ class ExportSettings:
         max_length: longest sequence to allow, in tokens; None: what the checkpoint's positions allow.
         max_global_tokens: fix the number of global slots of the padded graph, for engines that need it;
             None: any number.
-        block_size: tokens per block of local attention; None: chosen by the attention window.
+        block_size: tokens per block of attention; None: the architecture's choice.
         opset: ONNX opset.
         validate: compare with PyTorch, and write nothing if the comparison fails.
     """

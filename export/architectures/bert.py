@@ -23,6 +23,8 @@ from .architecture import Architecture, AttentionShape
 __all__ = ["Bert", "PackedBert", "PaddedBert", "Roberta"]
 
 _BLOCK_SIZE = 64
+"""Between 32, the fastest for short documents, and 128, for full windows (docs/performance.md). Each block of
+keys is copied for every block of queries that sees it, so that small blocks take more memory, too."""
 _LENGTHS = (1, 2, 3, 37, 63, 64, 65, 101, 127, 128, 129, 256, 257, 383, 384, 385)
 
 
