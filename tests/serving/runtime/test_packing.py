@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longserve.serving.runtime.errors import CorruptBundle, EngineError, InvalidInput
-from longserve.serving.runtime.manifest import Manifest, Task
+from longserve.serving.runtime.manifest import GlobalAttention, Manifest, Task
 from longserve.serving.runtime.packing import (
     EncoderOutput,
     EncoderSequence,
     check_sequence,
     pack,
     pad,
+    tensors_of,
     unpack,
     unpad,
 )
@@ -288,6 +289,26 @@ def test_unfit_sequences_are_refused(
 def test_as_many_global_tokens_as_the_bundle_takes_pass(make_manifest: MakeManifest) -> None:
     check_sequence(sequence(global_attention_mask=ints(1, 0, 1)), make_manifest(max_global_tokens=2))
     check_sequence(sequence(global_attention_mask=ints(1, 1, 1)), make_manifest(max_global_tokens=None))
+
+
+def test_a_model_without_global_attention_takes_no_mask_and_gets_none(make_manifest: MakeManifest) -> None:
+    model = make_manifest(global_attention=GlobalAttention.NONE, attention_window=(), type_vocab_size=2)
+    plain = EncoderSequence(input_ids=ints(5, 6), token_type_ids=ints(0, 1))
+    rows = [plain, EncoderSequence(input_ids=ints(7))]
+    assert pack(rows, model).keys() == {"input_ids", "sequence_ends", "token_type_ids"}
+    assert pad(rows, model).keys() == {"input_ids", "attention_mask", "token_type_ids"}
+    assert pad(rows, model)["token_type_ids"].tolist() == [[0, 1], [0, 0]]
+    assert {name: array.tolist() for name, array in tensors_of(rows[1], model).items()} == {
+        "input_ids": [7],
+        "token_type_ids": [0],
+    }
+    with pytest.raises(InvalidInput, match=r"\(longformer\) has no global attention .* leave it out"):
+        pack([sequence()], model)
+
+
+def test_a_model_with_global_attention_needs_a_mask(make_manifest: MakeManifest) -> None:
+    with pytest.raises(InvalidInput, match="there is no global_attention_mask, which this model"):
+        pack([EncoderSequence(input_ids=ints(5, 6))], make_manifest())
 
 
 @pytest.mark.parametrize("lay", [pack, pad])
