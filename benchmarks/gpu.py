@@ -115,8 +115,10 @@ class TorchWay:
         import torch
 
         from longserve.export.checkpoint import load_checkpoint
+        from longserve.export.cli import quiet_libraries
         from longserve.serving.runtime.manifest import Task
 
+        quiet_libraries()
         torch.backends.cuda.matmul.allow_tf32 = False
         dtype = torch.float32 if work.engine == REFERENCE else torch.float16
         model = load_checkpoint(work.checkpoint, Task(TASK)).model.to(work.device, dtype).eval()
@@ -177,6 +179,8 @@ class TensorRtWay:
     """An engine that `longserve tensorrt` builds here, of the packed graph."""
 
     def __init__(self, work: Work, manifest: Any) -> None:
+        if work.device == "cpu":
+            raise RuntimeError("TensorRT runs on GPUs only")
         from longserve.export.tensorrt.builder import BuildSettings, build_engine
         from longserve.serving.runtime.bundle import Bundle
         from longserve.serving.runtime.cuda_device import find_gpu
@@ -185,8 +189,6 @@ class TensorRtWay:
         from longserve.serving.runtime.tensorrt_engine import import_tensorrt
         from longserve.serving.runtime.tensorrt_record import TensorRtLibrary
 
-        if work.device == "cpu":
-            raise RuntimeError("TensorRT runs on GPUs only")
         self.manifest, self.folder = manifest, tempfile.TemporaryDirectory()
         target = Path(self.folder.name, "engine")
         kind = TensorRtLibrary.TENSORRT
@@ -244,10 +246,8 @@ def timed(run: Callable[[], Any]) -> float:
 
 def work(told: Work) -> Iterator[dict[str, Any]]:
     """Run one engine's cases; yield a record of each as soon as it is there."""
-    from longserve.export.cli import quiet_libraries
     from longserve.serving.runtime.bundle import Bundle
 
-    quiet_libraries()
     manifest = Bundle.open(told.bundle, verify=False).manifest
     before = used_memory(told.device)
     way = WAYS[told.engine](told, manifest)

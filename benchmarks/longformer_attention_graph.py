@@ -34,7 +34,7 @@ class _Graph:
         from onnx import numpy_helper
 
         typed = value if value.dtype.kind == "i" else value.astype(self.dtype)
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(typed), name))
+        self.weights.append(numpy_helper.from_array(np.array(typed, order="C"), name))
         return name
 
     def add(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:

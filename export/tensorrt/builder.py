@@ -238,7 +238,7 @@ def _build(
         builder = library.Builder(logger)
     except TypeError as error:  # pybind11's, where the factory returned nothing
         raise EngineBuildError(
-            f"{library.__name__} cannot start on this machine: {log.why()}; see `longserve doctor`"
+            f"{library.__name__} cannot start on this machine: {log.why()}; see `nvidia-smi`"
         ) from error
     source = bundle.model_path(settings.layout)
     network, parser = parse_network(library, builder, logger, model, source)

@@ -10,7 +10,10 @@ import gpu
 import numpy as np
 import onnx
 import pytest
+import torch
 from longformer_attention_graph import write_graph
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 
 def test_what_cannot_be_measured_says_why(
@@ -82,6 +85,57 @@ def test_the_operators_own_graph_is_valid_and_has_one_per_layer(
             [3, 48, 48],
             [48],
         ]
+
+
+class _Attention(OpRun):
+    """The operator from its definition: every pair of tokens, in NumPy."""
+
+    op_domain = "com.microsoft"
+
+    def _run(self, x, w, b, mask, gw, gb, flags, num_heads=None, window=None):  # type: ignore[no-untyped-def]
+        rows, length, size = x.shape
+        biases = b.reshape(5, size)
+
+        def heads(value):  # type: ignore[no-untyped-def]
+            return value.reshape(rows, length, num_heads, -1).transpose(0, 2, 1, 3)
+
+        def attend(q, k, v, bias):  # type: ignore[no-untyped-def]
+            scores = heads(q) @ heads(k).transpose(0, 1, 3, 2) / np.sqrt(size / num_heads) + bias[:, None]
+            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            mixed = weights / weights.sum(axis=-1, keepdims=True) @ heads(v)
+            return mixed.transpose(0, 2, 1, 3).reshape(x.shape)
+
+        q, k, v = (x @ w[part] + biases[part] for part in range(3))
+        near = np.abs(np.arange(length)[:, None] - np.arange(length)) <= window
+        sees = near[None] | (flags[:, None] > 0)
+        local = attend(q, k, v, np.where(sees, 0, -1e9) + mask[:, None])
+        everywhere = attend(
+            x @ gw[0] + gb, x @ gw[1] + biases[3], x @ gw[2] + biases[4], mask[:, None] + 0 * sees
+        )
+        return (np.where(flags[:, :, None] > 0, everywhere, local).astype(x.dtype),)
+
+
+_Attention.__name__ = "LongformerAttention"  # onnx looks it up by this
+
+
+def test_the_operators_own_graph_gives_the_models_logits(
+    classification_checkpoint: Path, tmp_path: Path
+) -> None:
+    from transformers import LongformerForSequenceClassification
+
+    path = tmp_path / "model.onnx"
+    write_graph(classification_checkpoint, path, half=False)
+    model = LongformerForSequenceClassification.from_pretrained(classification_checkpoint).eval()
+    ids = np.random.default_rng(0).integers(5, 200, (2, 96))
+    ids[1, 70:] = 1
+    seen = (ids != 1).astype(np.int64)
+    flags = np.zeros_like(ids)
+    flags[:, :3] = 1
+    feeds = {"input_ids": ids, "attention_mask": seen, "global_attention_mask": flags}
+    with torch.inference_mode():
+        wanted = model(**{name: torch.from_numpy(array) for name, array in feeds.items()}).logits.numpy()
+    (found,) = ReferenceEvaluator(str(path), new_ops=[_Attention]).run(None, feeds)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 def test_errors_are_against_the_reference_of_the_same_documents(tmp_path: Path) -> None:
