@@ -121,10 +121,22 @@ class TensorRtEngine:
         return outputs
 
     def close(self) -> None:
-        """Keep what the library compiled while it ran, if the settings name a place, and free the GPU."""
+        """Keep what the library compiled while it ran, if the settings name a place, and free the GPU.
+
+        Raises:
+            EngineError: that place cannot be written to; the GPU is free all the same.
+        """
         with self._lock:
-            self._cache.save()
-            self._device.close()
+            self._device.activate()
+            try:
+                self._cache.save()
+            except OSError as error:
+                raise EngineError(
+                    f"{error.filename or 'the cache'} cannot be written: {error.strerror or error}; "
+                    "give another directory for what TensorRT-RTX compiles"
+                ) from error
+            finally:
+                self._device.close()
 
     def _check_tensors(self) -> None:
         """Check that the plan holds the tensors that the record names."""

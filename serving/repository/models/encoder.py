@@ -90,6 +90,8 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Let go of the metrics: one that outlives its model ends the process with a fault of memory."""
         del self._metrics
+        if isinstance(self._engine, TensorRtEngine):
+            self._engine.close()  # keeps what it compiled
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run all sequences of all requests; a bad request gets its error and does not touch the others."""

@@ -102,6 +102,18 @@ class TestRunning:
             assert library.cached == expected
             engine.close()
 
+    def test_a_cache_that_cannot_be_written_is_an_error_and_the_gpu_is_free(self, tmp_path: Path) -> None:
+        write(tmp_path)
+        (tmp_path / "cache").write_text("a file, and no directory", encoding="utf-8")
+        settings = dataclasses.replace(SETTINGS, gpu=GpuSettings(cache=str(tmp_path / "cache")))
+        cuda = FakeCuda()
+        device = CudaDevice(bindings=cuda)
+        engine = TensorRtEngine(tmp_path, settings, library=FakeTensorRt(), device=device)
+        engine.run(feeds(4))
+        with pytest.raises(EngineError, match="cache cannot be written"):
+            engine.close()
+        assert cuda.held == {}
+
 
 class TestRefusals:
     """All of these before anything runs."""
