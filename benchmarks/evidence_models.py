@@ -39,7 +39,7 @@ from evidence_tasks import SHORTEST, TASKS, LabelledText  # noqa: E402
 __all__ = ["BERT_WINDOW", "STEPS", "Batch", "Training", "load_tokenizer"]
 
 BERT_WINDOW = 512
-STEPS = {"base": 500, "local": 1000, "scattered": 500, "far": 1800}
+STEPS = {"base": 500, "local": 700, "scattered": 500, "far": 1800}
 """Steps of each stage. `base` trains on documents of `local`; the others begin with its weights."""
 _LONGEST_TOKENS = 1536
 _LONGEST_WORDS = 1350

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ pytest.importorskip("torch", reason="the models are trained with torch")
 
 import evidence_models
 import torch
+from doc_pages import DOCS, ROOT
 from evidence_models import BERT_WINDOW, Training
-from evidence_study import train
+from evidence_study import tables, train
 from evidence_tasks import TASKS
 
 
@@ -52,3 +54,8 @@ def test_a_row_is_a_window_of_bert_and_a_document_of_the_others(architecture: st
         assert width > 1200 and batch.documents.tolist() == [0, 1]
     assert batch.causes.shape == (2, 2) and batch.targets.shape == (2,)
     assert torch.isfinite(training.loss(batch))
+
+
+def test_the_page_shows_the_results_that_are_committed() -> None:
+    found = json.loads((ROOT / "benchmarks/results/evidence_study.json").read_text(encoding="utf-8"))
+    assert tables(found) in (DOCS / "which-model.md").read_text(encoding="utf-8")
