@@ -59,6 +59,9 @@ METRICS: Mapping[str, MetricSpec] = {
         kind=Kind.COUNTER,
         description="Requests that reached a text model, by outcome: answered, refused, overloaded, failed",
     ),
+    "longserve_requests_held": MetricSpec(
+        kind=Kind.GAUGE, description="Requests that a text model holds: waiting, or being answered"
+    ),
     "longserve_refusals_total": MetricSpec(
         kind=Kind.COUNTER, description="Requests refused for the caller's mistake, by reason"
     ),
@@ -107,12 +110,18 @@ class TextMetrics:
             **{why: made.metric("longserve_refusals_total", reason=why.value) for why in Refusal},
             **{whose: made.metric("longserve_failures_total", reason=whose.value) for whose in Failure},
         }
+        self._held = made.metric("longserve_requests_held")
+        self._held.increment(0)
         self._tokens = made.metric("longserve_text_tokens")
         self._windows = made.metric("longserve_text_windows")
         self._tokenization = made.metric("longserve_tokenization_seconds")
         self._encoder = made.metric("longserve_encoder_seconds")
         self._decoding = made.metric("longserve_decoding_seconds")
         self._families = made
+
+    def hold(self, change: int) -> None:
+        """Note that this many requests were taken, or if negative, let go of."""
+        self._held.increment(change)
 
     def count(self, record: RequestRecord) -> None:
         """Add a request that has ended."""

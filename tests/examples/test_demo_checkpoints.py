@@ -29,15 +29,15 @@ DOCUMENTS = json.loads((Path(__file__).parents[2] / "examples/documents/document
 
 @pytest.mark.slow
 def test_held_out_answers(reader: tuple[Any, Any]) -> None:
-    found = shares(measure_reader(*reader, held_out_minutes(180)))
-    assert found["all"]["documents"] == 180
+    found = shares(measure_reader(*reader, held_out_minutes(60)))
+    assert found["all"]["documents"] == 60
     assert found["all"]["correct"] >= 0.95, found
 
 
 @pytest.mark.slow
 def test_held_out_labels(classifier: tuple[Any, Any]) -> None:
-    found = shares(measure_classifier(*classifier, held_out_claim_files(180)))
-    assert found["all"]["documents"] == 180
+    found = shares(measure_classifier(*classifier, held_out_claim_files(90)))
+    assert found["all"]["documents"] == 90
     assert found["all"]["correct"] >= 0.95, found
 
 

@@ -147,6 +147,7 @@ class TritonPythonModel:
         for request in requests:
             asked, record = _Asked(request), RequestRecord(request.request_id())
             if self._admission.enter(asked.size):
+                self._reporting.submit(self._metrics.hold, 1)
                 asyncio.run_coroutine_threadsafe(self._serve(asked, record), self._loop)
             else:
                 record.end(Outcome.OVERLOADED)
@@ -160,6 +161,7 @@ class TritonPythonModel:
         give_up.cancel()
         response = _defect(result, record) if isinstance(result, BaseException) else result
         self._admission.leave(asked.size)
+        self._reporting.submit(self._metrics.hold, -1)
         self._sending.submit(self._send, asked, response, record)
 
     def _send(self, asked: _Asked, response: Any, record: RequestRecord) -> None:

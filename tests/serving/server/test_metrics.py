@@ -83,6 +83,21 @@ def test_an_answer_is_measured(growth: Any, caller: Caller) -> None:
     assert grown("longserve_run_seconds_sum", model=ENCODER) > 0
 
 
+def test_what_a_text_model_holds_is_told(triton_server: RunningServer, caller: Caller) -> None:
+    def held(model: str) -> float:
+        return scrape(triton_server.urls.metrics).value("longserve_requests_held", model=model)
+
+    seen = []
+    with ThreadPoolExecutor(6) as pool:
+        texts = bytes_tensor(LONG * 3)
+        answers = [pool.submit(caller.infer, CLASSIFIER, {"TEXT": texts}) for _ in range(12)]
+        while not all(answer.done() for answer in answers):
+            seen.append(held(CLASSIFIER))
+    assert 1 < max(seen) <= 6 and held(QA) == 0
+    settled(triton_server.urls.metrics)
+    assert held(CLASSIFIER) == 0
+
+
 def test_mixed_lengths_are_run_without_padding(growth: Any, grpc: GrpcCaller, qa_encoder: str) -> None:
     def ask(number: int) -> None:
         context = bytes_tensor("so " * (1 + number * 37) + WORDS)
