@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -257,8 +256,6 @@ def serve_command(
         ready_timeout=ready_timeout,
         grace=grace,
     )
-    # gRPC would write a line at every start of Triton: it looks out for forks, and ours end in an exec.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     journal = Journal(sys.stderr, LogFormat(log_format))
     journal.say(f"starting Triton on {repository}")
     try:

@@ -121,7 +121,7 @@ def _ask_all(client: Client, transport: Transport, timeout: float) -> list[Model
     served = {model.name: model for model in client.models()}
     found = []
     if not transport.ask(Inquiry(topic=Topic.READY), timeout):
-        reason = "it says that not every model of its repository is loaded"
+        reason = "it says that a model of its repository is not loaded or does not answer"
         found.append(ModelReadiness(model=_SERVER, readiness=Readiness.SILENT, seconds=0.0, reason=reason))
     for name, model in served.items():
         if name.endswith(_ENCODER) and name.removesuffix(_ENCODER) in served:

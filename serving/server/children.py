@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-__all__ = ["end_with_parent", "how_it_ended", "kill_group"]
+__all__ = ["how_it_ended", "kill_group", "start_child"]
+
+_LAUNCHER = Path(__file__).with_name("launch.py")
 
 
 def how_it_ended(status: int | None) -> str:
@@ -28,14 +31,30 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def end_with_parent() -> Callable[[], None] | None:
-    """Return what makes the child get SIGTERM when this process dies without stopping it (SIGKILL).
+def start_child(
+    command: Sequence[str], *, environment: Mapping[str, str], directory: Path
+) -> subprocess.Popen[bytes]:
+    """Start a process in a group of its own, which gets SIGTERM when this one dies without stopping it.
 
-    Linux sends that signal when the *thread* that started the child ends, so only the main thread may ask
-    for it.
+    Linux sends that signal when the *thread* that started the child ends, so it is asked for only from the
+    main thread. The child asks for it itself, in `launch.py`: a `preexec_fn` would make a real fork, whose
+    handlers may end the child of a process that uses gRPC.
+
+    Args:
+        command: absolute path of the program, and its arguments.
+        environment: all of the child's environment variables.
+        directory: where it works.
     """
-    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
-        return None
-    libc = ctypes.CDLL(None)
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG, prctl(2)
-    return lambda: libc.prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)
+    dependent = sys.platform == "linux" and threading.current_thread() is threading.main_thread()
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_LAUNCHER), *command],
+        cwd=directory,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we stop it in order
+    )
+    assert process.stdin is not None
+    with process.stdin as told, contextlib.suppress(BrokenPipeError):  # it ended: `poll` tells
+        told.write(json.dumps({"environment": dict(environment), "dependent": dependent}).encode())
+    return process

@@ -22,7 +22,7 @@ from typing import TextIO
 from ..runtime.errors import PortInUse, RepositoryError, ServerError, ServerFailed
 from ..runtime.request_record import LOG_REQUESTS
 from .access import AccessPolicy, Api, check_host, closed_apis
-from .children import end_with_parent, how_it_ended, kill_group
+from .children import how_it_ended, kill_group, start_child
 from .environment import prepare_environment
 from .gateway import Gateway, GatewayLimits, Upstream
 from .grpc_front import GRPC_KEY_PREFIX, GrpcPort
@@ -303,15 +303,11 @@ class TritonServer:
 
     def _launch(self, environment: dict[str, str]) -> None:
         assert self._installation is not None
-        self._process = subprocess.Popen(
+        assert self._directory is not None
+        self._process = start_child(
             [str(self._installation.executable), *self._arguments(self._installation)],
-            env=environment,
-            cwd=self._directory,  # the stub puts it first on sys.path
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we stop it in order
-            preexec_fn=end_with_parent(),
+            environment=environment,
+            directory=self._directory,  # the stub puts it first on sys.path
         )
         assert self._process.stdout is not None
         self._log = ServerLog(self._process.stdout, self._journal, verbose=self._verbose)

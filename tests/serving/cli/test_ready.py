@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from triton_fixture import CLASSIFIER, FREE_PORTS, QA, RunningServer
 
-from longserve.serving import Client
+from longserve.serving import Client, ServerUnavailable
 from longserve.serving.repository import build_repository
 from longserve.serving.server import TritonServer
 from longserve.serving.server.questions import fault_at
@@ -42,7 +42,7 @@ def test_models_that_answer(triton_server: RunningServer) -> None:
 
 
 def test_a_model_that_is_loaded_but_does_not_answer(classification_bundle: Path, tmp_path: Path) -> None:
-    """Triton 2.51 calls a text model ready without its encoder; over gRPC it is Triton that says so."""
+    """Triton 2.51 calls a text model ready without its encoder."""
     built = build_repository(classification_bundle, "alone", tmp_path)
     shutil.rmtree(built.encoder)
     with TritonServer(tmp_path, ports=FREE_PORTS, grace=1.0) as server:
@@ -53,12 +53,14 @@ def test_a_model_that_is_loaded_but_does_not_answer(classification_bundle: Path,
             message = json.loads(refused.value.read())["error"]
             assert message.startswith("alone is loaded, but does not answer: alone_encoder")
         with Client(server.urls.grpc) as client:
-            assert client.server_ready()
-            client.wait_until_ready(5, model="alone")
+            assert not client.server_ready()
+            with pytest.raises(ServerUnavailable):
+                client.wait_until_ready(0.5, model="alone")
         for options in ((), ("--model", "alone"), ("--wait", "0.5"), ("--allow-busy",)):
             result = ready("--url", server.urls.grpc, *options)
             assert (result.returncode, result.stderr) == (1, "")
-            assert result.stdout.startswith("alone  silent ")
+            silent = [line.split()[:2] for line in result.stdout.splitlines()]
+            assert silent[-1] == ["alone", "silent"]
             assert "alone_encoder" in result.stdout
 
 
@@ -75,9 +77,10 @@ def test_a_model_whose_process_has_died(classification_bundle: Path, tmp_path: P
                 urllib.request.urlopen(server.urls.http + path, timeout=30)
             assert refused.value.code == 503 and b"does not answer" in refused.value.read()
         with Client(server.urls.grpc) as client:
-            assert client.server_ready()
+            assert not client.server_ready()
         result = ready("--url", server.urls.grpc)
-        assert result.returncode == 1 and result.stdout.startswith("letters  silent")
+        lines = [line.split()[:2] for line in result.stdout.splitlines()]
+        assert result.returncode == 1 and lines == [["(server)", "silent"], ["letters", "silent"]]
 
 
 def test_serve_does_not_say_that_it_is_ready_if_a_model_does_not_answer(
