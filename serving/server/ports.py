@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..runtime.errors import PortInUse, UnfitEnvironment
 
-__all__ = ["LOOPBACK", "Ports"]
+__all__ = ["LOOPBACK", "Ports", "reserve_ports"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -62,16 +62,20 @@ class Ports:
             )
         return Ports(**found)
 
-    def spare(self, count: int) -> list[int]:
-        """Return different free loopback ports that are none of these."""
-        own = dict(self.items()).values()
-        with ExitStack() as held:
-            found: list[int] = []
-            while len(found) < count:
-                port = int(held.enter_context(_bound(LOOPBACK, 0)).getsockname()[1])
-                if port not in own:
-                    found.append(port)
-            return found
+
+def reserve_ports(count: int) -> list[socket.socket]:
+    """Take free loopback ports that nobody else can get while the sockets are open.
+
+    A server that listens on one of them must set SO_REUSEPORT, as the sockets do, and run as the same user.
+    They do not listen themselves, so every connection is the server's.
+    """
+    taken: list[socket.socket] = []
+    for _ in range(count):
+        holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        taken.append(holder)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind((LOOPBACK, 0))
+    return taken
 
 
 def _bound(host: str, port: int) -> socket.socket:

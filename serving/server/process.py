@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -29,7 +30,7 @@ from .grpc_front import GRPC_KEY_PREFIX, GrpcPort
 from .installation import TritonInstallation, find_triton
 from .journal import Journal, LogFormat
 from .log import ServerLog
-from .ports import LOOPBACK, Ports
+from .ports import LOOPBACK, Ports, reserve_ports
 from .questions import read_questions
 from .stubs import find_stubs, has_ended
 from .try_it import TryItPage, model_names
@@ -117,6 +118,7 @@ class TritonServer:
         self._gateway_key = secrets.token_urlsafe(32)
         self._upstream = Upstream(0, {_GATEWAY_HEADER: self._gateway_key})
         self._grpc_upstream = 0
+        self._reserved: list[socket.socket] = []
         self._ports: Ports | None = None
         self._gateway: Gateway | None = None
         self._directory: Path | None = None
@@ -174,13 +176,15 @@ class TritonServer:
         try:
             environment = self._environment(self._installation)
             self._ports = self._wanted.resolve(self._host)
-            spare = self._ports.spare(2)
-            self._upstream = replace(self._upstream, port=spare[0])
-            self._grpc_upstream = spare[1]
+            self._reserved = reserve_ports(2)
+            http, grpc = (int(holder.getsockname()[1]) for holder in self._reserved)
+            self._upstream = replace(self._upstream, port=http)
+            self._grpc_upstream = grpc
             self._gateway = self._open_gateway(self._ports)
             self._launch(environment)
         except BaseException:
             self._close_gateway()
+            self._release_ports()
             self._remove_directory()
             raise
 
@@ -262,6 +266,7 @@ class TritonServer:
                 kill_group(process)
                 self._finish_log()
             self._close_gateway()
+            self._release_ports()
             self._remove_shared_memory()
             self._remove_directory()
 
@@ -301,6 +306,11 @@ class TritonServer:
             gateway.begin_stop()
             gateway.join()
 
+    def _release_ports(self) -> None:
+        for holder in self._reserved:
+            holder.close()
+        self._reserved = []
+
     def _launch(self, environment: dict[str, str]) -> None:
         assert self._installation is not None
         assert self._directory is not None
@@ -334,9 +344,11 @@ class TritonServer:
             f"--exit-timeout-secs={max(1, round(self._grace))}",
             f"--http-address={LOOPBACK}",
             f"--http-port={self._upstream.port}",
+            "--reuse-http-port=true",  # with the socket that keeps the port ours
             f"--http-restricted-api={closed}:{_GATEWAY_HEADER}={self._gateway_key}",
             f"--grpc-address={LOOPBACK}",
             f"--grpc-port={self._grpc_upstream}",
+            "--reuse-grpc-port=true",
             f"--grpc-restricted-protocol={closed}:{_GATEWAY_HEADER}={self._gateway_key}",
             f"--metrics-address={self._host}",
             f"--metrics-port={self._ports.metrics}",

@@ -10,6 +10,7 @@ import pytest
 
 from longserve.serving import PortInUse, UnfitEnvironment
 from longserve.serving.server import Ports
+from longserve.serving.server.ports import reserve_ports
 
 
 @pytest.fixture
@@ -59,3 +60,23 @@ def test_a_host_that_does_not_exist_is_refused() -> None:
 def test_impossible_ports_are_refused(http: int, grpc: int) -> None:
     with pytest.raises(PortInUse, match=str(http)):
         Ports(http=http, grpc=grpc)
+
+
+def test_a_reserved_port_is_nobody_elses_and_a_server_that_shares_it_gets_every_connection() -> None:
+    holders = reserve_ports(2)
+    try:
+        first, second = (holder.getsockname()[1] for holder in holders)
+        assert first != second
+        with pytest.raises(PortInUse, match=str(first)):
+            Ports(http=first, grpc=0, metrics=0).resolve("127.0.0.1")
+        with socket.socket() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            server.bind(("127.0.0.1", first))
+            server.listen(50)
+            for _ in range(20):
+                with socket.create_connection(("127.0.0.1", first), timeout=5), server.accept()[0]:
+                    pass
+    finally:
+        for holder in holders:
+            holder.close()
+    assert Ports(http=second, grpc=0, metrics=0).resolve("127.0.0.1").http == second
