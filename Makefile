@@ -21,8 +21,8 @@ install: $(INSTALLED) ## Make the environment
 demo: $(INSTALLED) ## Export the demo checkpoints, serve them from Triton, ask them
 	$(BIN)/longserve demo
 
-test: $(INSTALLED) ## Run all tests, in two processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 2 --dist loadfile
+test: $(INSTALLED) ## Run all tests
+	$(BIN)/python -m pytest
 
 check: $(INSTALLED) ## Lint and type-check
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..runtime.errors import PortInUse, UnfitEnvironment
 
-__all__ = ["LOOPBACK", "Ports", "reserve_ports"]
+__all__ = ["InnerPorts", "LOOPBACK", "Ports"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -63,19 +63,40 @@ class Ports:
         return Ports(**found)
 
 
-def reserve_ports(count: int) -> list[socket.socket]:
-    """Take free loopback ports that nobody else can get while the sockets are open.
+class InnerPorts:
+    """Two loopback ports for Triton itself, which nobody else can get until they are closed.
 
-    A server that listens on one of them must set SO_REUSEPORT, as the sockets do, and run as the same user.
-    They do not listen themselves, so every connection is the server's.
+    A socket is bound to each and does not listen, so every connection is Triton's, which sets SO_REUSEPORT as
+    they do and runs as the same user.
     """
-    taken: list[socket.socket] = []
-    for _ in range(count):
-        holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        taken.append(holder)
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        holder.bind((LOOPBACK, 0))
-    return taken
+
+    def __init__(self) -> None:
+        """Take two free ports."""
+        self._holders = [_reserved(), _reserved()]
+        self.http, self.grpc = (int(holder.getsockname()[1]) for holder in self._holders)
+
+    def arguments(self) -> list[str]:
+        """Triton's arguments that have it listen there."""
+        return [
+            f"--http-address={LOOPBACK}",
+            f"--http-port={self.http}",
+            "--reuse-http-port=true",
+            f"--grpc-address={LOOPBACK}",
+            f"--grpc-port={self.grpc}",
+            "--reuse-grpc-port=true",
+        ]
+
+    def close(self) -> None:
+        """Let others have the ports."""
+        for holder in self._holders:
+            holder.close()
+
+
+def _reserved() -> socket.socket:
+    holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    holder.bind((LOOPBACK, 0))
+    return holder
 
 
 def _bound(host: str, port: int) -> socket.socket:

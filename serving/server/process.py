@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -30,7 +29,7 @@ from .grpc_front import GRPC_KEY_PREFIX, GrpcPort
 from .installation import TritonInstallation, find_triton
 from .journal import Journal, LogFormat
 from .log import ServerLog
-from .ports import LOOPBACK, Ports, reserve_ports
+from .ports import LOOPBACK, InnerPorts, Ports
 from .questions import read_questions
 from .stubs import find_stubs, has_ended
 from .try_it import TryItPage, model_names
@@ -117,8 +116,7 @@ class TritonServer:
         self._prefix = f"longserve-{os.getpid()}-{uuid.uuid4().hex[:12]}-"
         self._gateway_key = secrets.token_urlsafe(32)
         self._upstream = Upstream(0, {_GATEWAY_HEADER: self._gateway_key})
-        self._grpc_upstream = 0
-        self._reserved: list[socket.socket] = []
+        self._inner: InnerPorts | None = None
         self._ports: Ports | None = None
         self._gateway: Gateway | None = None
         self._directory: Path | None = None
@@ -176,15 +174,12 @@ class TritonServer:
         try:
             environment = self._environment(self._installation)
             self._ports = self._wanted.resolve(self._host)
-            self._reserved = reserve_ports(2)
-            http, grpc = (int(holder.getsockname()[1]) for holder in self._reserved)
-            self._upstream = replace(self._upstream, port=http)
-            self._grpc_upstream = grpc
-            self._gateway = self._open_gateway(self._ports)
+            self._inner = InnerPorts()
+            self._upstream = replace(self._upstream, port=self._inner.http)
+            self._gateway = self._open_gateway(self._ports, self._inner)
             self._launch(environment)
         except BaseException:
             self._close_gateway()
-            self._release_ports()
             self._remove_directory()
             raise
 
@@ -266,7 +261,6 @@ class TritonServer:
                 kill_group(process)
                 self._finish_log()
             self._close_gateway()
-            self._release_ports()
             self._remove_shared_memory()
             self._remove_directory()
 
@@ -279,7 +273,7 @@ class TritonServer:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(self._grace + _KILL_SECONDS)
 
-    def _open_gateway(self, ports: Ports) -> Gateway:
+    def _open_gateway(self, ports: Ports, inner: InnerPorts) -> Gateway:
         gateway = Gateway(
             host=self._host,
             port=ports.http,
@@ -292,7 +286,7 @@ class TritonServer:
             grpc=GrpcPort(
                 host=self._host,
                 port=ports.grpc,
-                upstream=self._grpc_upstream,
+                upstream=inner.grpc,
                 metadata=((GRPC_KEY_PREFIX + _GATEWAY_HEADER, self._gateway_key),),
             ),
         )
@@ -305,11 +299,8 @@ class TritonServer:
         if gateway is not None:
             gateway.begin_stop()
             gateway.join()
-
-    def _release_ports(self) -> None:
-        for holder in self._reserved:
-            holder.close()
-        self._reserved = []
+        if self._inner is not None:
+            self._inner.close()
 
     def _launch(self, environment: dict[str, str]) -> None:
         assert self._installation is not None
@@ -333,7 +324,7 @@ class TritonServer:
         return environment
 
     def _arguments(self, installation: TritonInstallation) -> list[str]:
-        assert self._ports is not None and self._directory is not None
+        assert self._ports is not None and self._inner is not None and self._directory is not None
         closed = ",".join(api.value for api in Api)
         arguments = [
             f"--model-repository={self._repository.resolve()}",
@@ -342,13 +333,8 @@ class TritonServer:
             f"--exit-on-error={'false' if self._keep_going else 'true'}",
             "--disable-auto-complete-config",
             f"--exit-timeout-secs={max(1, round(self._grace))}",
-            f"--http-address={LOOPBACK}",
-            f"--http-port={self._upstream.port}",
-            "--reuse-http-port=true",  # with the socket that keeps the port ours
+            *self._inner.arguments(),
             f"--http-restricted-api={closed}:{_GATEWAY_HEADER}={self._gateway_key}",
-            f"--grpc-address={LOOPBACK}",
-            f"--grpc-port={self._grpc_upstream}",
-            "--reuse-grpc-port=true",
             f"--grpc-restricted-protocol={closed}:{_GATEWAY_HEADER}={self._gateway_key}",
             f"--metrics-address={self._host}",
             f"--metrics-port={self._ports.metrics}",
