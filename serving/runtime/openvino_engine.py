@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,7 @@ class OpenVinoEngine:
             raise EngineError(f"the settings are for {chosen.engine.value}; give settings for openvino")
         self._precision = chosen.inference_precision or InferencePrecision.FP32
         self._keeps_memory = chosen.memory_arena
-        openvino = _import_openvino()
-        core = openvino.Core()
+        core = _core()
         _check_device(core, self._precision)
         try:
             graph = core.read_model(os.fspath(model))
@@ -135,6 +135,17 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and not line.startswith("Exception from ")]
     return " ".join(kept) or type(error).__name__
+
+
+@cache
+def _core() -> Any:
+    """Return the process's OpenVINO core, which lives as long as the process.
+
+    Each core's CPU plugin gives the thread that made it a stack for signals, and at its end puts back the one
+    that it found. Of two cores the second would put back the first one's, which is freed by then: the next
+    signal ends the process (seen with OpenVINO 2026.4.1).
+    """
+    return _import_openvino().Core()
 
 
 def _import_openvino() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,7 @@ from longserve.serving import (
     open_engine,
     open_packed_engine,
 )
+from longserve.serving.runtime import openvino_engine
 from longserve.serving.runtime.packing import pad, unpad
 
 require_openvino()
@@ -62,6 +64,19 @@ def gather(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def feeds(**replaced: Any) -> dict[str, Any]:
     made = {"rows": np.array([1, 2, 3], np.float32), "index": np.array([2, 0]), **replaced}
     return {name: value for name, value in made.items() if value is not None}
+
+
+def test_a_signal_after_two_engines_reaches_its_handler(gather: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from longserve.serving import OpenVinoEngine\n"
+        "signal.signal(signal.SIGINT, lambda number, frame: sys.exit(7))\n"
+        "first, second = OpenVinoEngine(sys.argv[1]), OpenVinoEngine(sys.argv[1])\n"
+        "del first, second\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    done = subprocess.run([sys.executable, "-X", "faulthandler", "-c", code, gather], timeout=60)
+    assert done.returncode == 7
 
 
 @pytest.mark.parametrize("kind", [str, Path])
@@ -139,25 +154,24 @@ def test_a_graph_without_its_weights_is_named(qa_bundle: Path, tmp_path: Path) -
 
 
 def test_without_openvino_the_extra_is_named(gather: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_engine, "_core", openvino_engine._core.__wrapped__)
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(EngineError, match=r"cannot be imported .* install 'longserve\[openvino\]'"):
         OpenVinoEngine(gather)
 
 
 def test_bf16_where_the_cpu_has_none_is_refused(gather: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import openvino
-
-    real = openvino.Core
+    real = openvino_engine._core()
 
     class OldCpu:
         def get_property(self, device: str, name: str) -> Any:
-            found = real().get_property(device, name)
+            found = real.get_property(device, name)
             return ["FP32", "INT8"] if name == "OPTIMIZATION_CAPABILITIES" else found
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(real(), name)
+            return getattr(real, name)
 
-    monkeypatch.setattr(openvino, "Core", OldCpu)
+    monkeypatch.setattr(openvino_engine, "_core", OldCpu)
     with pytest.raises(
         EngineError, match=r"precision is bf16, but .* are FP32, INT8; bf16 needs AVX512_BF16"
     ):
