@@ -27,7 +27,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .layers import HeadGroup, frozen, head_groups, mask_value
+from .layers import GroupedHeads, HeadGroup, frozen, mask_value
 
 __all__ = [
     "BlockContext",
@@ -156,19 +156,19 @@ def block_context(
     return BlockContext(index.flatten(0, 1), bias.flatten(0, 1))
 
 
-class LongformerSelfAttention(nn.Module):
+class LongformerSelfAttention(GroupedHeads):
     """Self-attention of one layer, holding transformed copies of the stock module's parameters."""
 
     def __init__(self, stock: Any) -> None:
         """Take the parameters of transformers' `LongformerSelfAttention`."""
-        super().__init__()
         heads, head_size = int(stock.num_heads), int(stock.head_dim)
-        self.heads, self.head_size = heads, head_size
         scale = head_size**-0.5
         query, key, value = stock.query, stock.key, stock.value
-        self.qkv_weight = frozen(torch.cat([query.weight * scale, key.weight, value.weight]).T)
-        self.qkv_bias = frozen(torch.cat([query.bias * scale, key.bias, value.bias]))
-        self.groups, self.group_size = head_groups(self.qkv_weight, self.qkv_bias, heads)
+        weight = frozen(torch.cat([query.weight * scale, key.weight, value.weight]).T)
+        bias = frozen(torch.cat([query.bias * scale, key.bias, value.bias]))
+        super().__init__(weight, bias, heads)
+        self.head_size = head_size
+        self.qkv_weight, self.qkv_bias = weight, bias
         self.global_query_weight = frozen((stock.query_global.weight * scale).T)
         self.global_query_bias = frozen(stock.query_global.bias * scale)
         # [H, D, d] turns a head's query into a vector to be multiplied with hidden states;

@@ -13,23 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from .document_blocks import DocumentBlocks, KeyBlocks
-from .layers import HeadGroup, frozen, head_groups, mask_value
+from .layers import GroupedHeads, HeadGroup, frozen, mask_value
 
 __all__ = ["FirstTokenAttention", "FullAttention", "merge_heads", "see_blocks"]
 
 
-class FullAttention(nn.Module):
+class FullAttention(GroupedHeads):
     """Self-attention of one layer, holding transformed copies of the stock module's parameters."""
 
     def __init__(self, stock: Any) -> None:
         """Take the parameters of a stock self-attention: `query`, `key` and `value`."""
-        super().__init__()
-        self.heads, self.head_size = int(stock.num_attention_heads), int(stock.attention_head_size)
-        scale = self.head_size**-0.5
+        head_size = int(stock.attention_head_size)
+        scale = head_size**-0.5
         query, key, value = stock.query, stock.key, stock.value
         weight = torch.cat([query.weight * scale, key.weight, value.weight]).T
         bias = torch.cat([_bias(query) * scale, _bias(key), _bias(value)])
-        self.groups, self.group_size = head_groups(weight, bias, self.heads)
+        super().__init__(weight, bias, int(stock.num_attention_heads))
+        self.head_size = head_size
 
     def in_rows(self, hidden: Tensor, bias: Tensor) -> Tensor:
         """Attend in rows of one length.

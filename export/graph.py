@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 import torch
+import torch._dynamo.config
 from torch import nn
 from torch.export import Dim
 from transformers import PretrainedConfig
@@ -60,7 +61,7 @@ def export_graph(
         raise GraphError(f"{type(module).__name__} is not of the layout {layout.value}")
     description = exporter_config(config, task, layout)
     inputs = description.dummy_inputs()
-    with _quiet():
+    with _quiet(), _without_fake_tensor_cache():
         program = torch.onnx.export(
             module,
             (),
@@ -123,6 +124,21 @@ def _clean(model: ir.Model, description: EncoderExporterConfig, name: str) -> No
     model.doc_string = None
     model.graph.doc_string = None
     model.graph.name = name
+
+
+@contextlib.contextmanager
+def _without_fake_tensor_cache() -> Iterator[None]:
+    """Let PyTorch compute every shape anew.
+
+    Its cache keeps symbolic shapes as expressions to be built again at each hit, which takes longer: tracing
+    two layers takes 4.8 s without and 6.1 s with it.
+    """
+    name = "fake_tensor_cache_enabled"
+    if not hasattr(torch._dynamo.config, name):
+        yield
+        return
+    with torch._dynamo.config.patch({name: False}):
+        yield
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from longserve.serving.runtime.manifest import Layout, Manifest, Precision
 
 from .architectures import architecture_of
 from .errors import GraphError
+from .layers import compute_in_pieces
 
 __all__ = ["HALF_TYPES", "HalfEngine", "half_engines", "layout_module", "to_half"]
 
@@ -64,7 +65,10 @@ def to_half(module: nn.Module, precision: Precision) -> nn.Module:
 
 
 def layout_module(model: PreTrainedModel, manifest: Manifest, layout: Layout) -> nn.Module:
-    """Return the module of a layout, its weights in the bundle's precision.
+    """Return the module of a layout, its weights in the bundle's precision, its layers computed in pieces.
+
+    Small pieces keep the peak of memory low on a CPU, and cost a CPU nothing (`docs/performance.md`). Half
+    precision is for GPUs, which small products leave idle: there the pieces are large.
 
     Args:
         model: the stock model, which is left as it is.
@@ -75,7 +79,11 @@ def layout_module(model: PreTrainedModel, manifest: Manifest, layout: Layout) ->
         GraphError: see `to_half`.
     """
     module = architecture_of(model.config.model_type).make_module(model, manifest, layout)
-    return to_half(module, manifest.precision) if manifest.precision in HALF_TYPES else module
+    if manifest.precision in HALF_TYPES:
+        compute_in_pieces(module, heads=4, features=False)
+        return to_half(module, manifest.precision)
+    compute_in_pieces(module, heads=2, features=True)
+    return module
 
 
 def half_engines(model: PreTrainedModel, manifest: Manifest) -> dict[Layout, HalfEngine]:

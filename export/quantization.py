@@ -27,7 +27,8 @@ _QUANTIZED_WEIGHTS = (
     ".intermediate.weight",
     ".output.weight",
 )
-"""The products over all tokens: over 99 % of the work. Embeddings, global rows and heads stay float32."""
+"""The products over all tokens: over 99 % of the work. Global rows and heads stay float32."""
+_EMBEDDINGS = "_embeddings.weight"
 
 
 def quantize_models(
@@ -59,6 +60,7 @@ def quantize_models(
         else:
             quantized = {name: _dynamic(source / name, models[name], Path(folder)) for name in models}
     for model in quantized.values():
+        _halve_embeddings(model)
         check_graph(model, Precision.INT8)
     return quantized
 
@@ -98,6 +100,35 @@ def _with_int8_weights(model: ir.Model) -> ir.Model:
         if isinstance(tensor, ir.ExternalTensor):  # the file that it is mapped from is about to go
             value.const_value = ir.tensor(tensor.numpy().copy(), name=str(value.name))
     return model
+
+
+def _halve_embeddings(model: ir.Model) -> None:
+    """Store embedding tables as float16, and cast the rows that are looked up: half the size, 11 bits each.
+
+    A table with a value beyond float16's range stays as it is.
+    """
+    graph = model.graph
+    for lookup in list(graph):
+        table = lookup.inputs[0] if lookup.op_type == "Gather" else None
+        if table is None or table.const_value is None or not str(table.name).endswith(_EMBEDDINGS):
+            continue
+        values = table.const_value.numpy()
+        if np.abs(values).max() > np.finfo(np.float16).max:
+            continue
+        halved = graph.initializers.get(f"{table.name}_half") or _initializer(
+            graph, f"{table.name}_half", values.astype(np.float16)
+        )
+        lookup.replace_input_with(0, halved)
+        (rows,) = lookup.outputs
+        widened = ir.node("Cast", [rows], {"to": ir.DataType.FLOAT.value}, name=f"{lookup.name}_widened")
+        widened.outputs[0].name = f"{rows.name}_widened"
+        widened.outputs[0].shape, widened.outputs[0].type = rows.shape, rows.type
+        rows.type = ir.TensorType(ir.DataType.FLOAT16)
+        rows.replace_all_uses_with(widened.outputs[0])
+        widened.replace_input_with(0, rows)
+        graph.insert_after(lookup, widened)
+        if not table.uses():
+            del graph.initializers[str(table.name)]
 
 
 def _initializer(graph: ir.Graph, name: str, values: np.ndarray[Any, Any]) -> ir.Value:

@@ -267,8 +267,12 @@ def test_int8_is_quantized_within_its_own_tolerance(small_checkpoint: Path, tmp_
         model = onnx.load(path, load_external_data=False)
         assert {node.domain for node in model.graph.node} <= {"", "com.microsoft"}
         products = [node for node in model.graph.node if node.op_type == "MatMulInteger"]
-        # this one layer is the last of a classifier: its own products run over one row, three are quantized
-        assert len(products) == 3
+        # this one layer is the last of a classifier: its own products run over one row; quantized are the
+        # output's, and two of each of the feed-forward layer's two pieces
+        assert len(products) == 5
+        tables = {t.name: t.data_type for t in model.graph.initializer if "_embeddings" in t.name}
+        for name in ("word", "position"):
+            assert tables[f"core.{name}_embeddings.weight_half"] == onnx.TensorProto.FLOAT16
         scales = [t for t in model.graph.initializer if t.name.endswith("_scale")]
         assert scales and all(len(t.dims) == 1 and t.dims[0] > 1 for t in scales), "one scale per channel"
 
@@ -291,7 +295,7 @@ def test_int8_weights_stand_behind_a_standard_operator(small_checkpoint: Path, t
         model = onnx.load(Bundle.open(result.path).model_path(layout))
         assert {node.domain for node in model.graph.node} <= {""}
         restored = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
-        assert len(restored) == 3
+        assert len(restored) == 5
         sizes = {t.name: t for t in model.graph.initializer}
         for node in restored:
             weight, scale = (onnx.numpy_helper.to_array(sizes[name]) for name in node.input)
