@@ -19,10 +19,30 @@ from typing import Any
 import click
 import pytest
 from doc_pages import DOCS, ROOT, Block, blocks, pages
+from hub_server import Hub, hub_environment, running_hub
 from triton_fixture import RunningServer
 
-RUN = ("elsewhere.md", "report.md", "index.md", "how-to/*.md")
+RUN = ("elsewhere.md", "how-to/*.md", "report.md")
 """Pages whose blocks run in one directory, in order. The others have tests of their own in this folder."""
+PRELUDE = """
+set -euo pipefail
+longserve() {
+  local words=() word
+  for word; do
+    case "$word" in
+      MODEL) word=$CLASSIFIER ;;
+      allenai/*) word=$READER ;;
+    esac
+    words+=("$word")
+  done
+  if [ "$1" = bench ]; then
+    words+=(--layouts packed --lengths 128 --rounds 1 --engines)
+    [[ " $* " == *" --reference "* ]] && words+=(torch,onnxruntime) || words+=(onnxruntime)
+  fi
+  command longserve "${words[@]}"
+}
+"""
+"""The tests' checkpoints in place of those from the hub; a short measurement."""
 NEEDS = {
     "--engine ray": "ray",
     "longserve batch": "pyarrow",
@@ -38,9 +58,7 @@ def named(path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def room(
-    classification_bundle: Path, qa_bundle: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
+def room(classification_bundle: Path, qa_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the bundles and texts that the pages speak of."""
     room = tmp_path_factory.mktemp("room")
     (room / "bundles").mkdir()
@@ -53,18 +71,36 @@ def room(
     for name in ("letters.jsonl", "contracts.jsonl"):
         (room / name).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     (room / "bundles" / "topics-short").symlink_to(classification_bundle)
+    (room / "yours.jsonl").write_text(json.dumps({"text": text}), encoding="utf-8")
+    asked = {"question": "what did the fox count", "context": text}
+    (room / "questions.jsonl").write_text(json.dumps(asked), encoding="utf-8")
     labelled = [{"text": text, "label": label, "evidence": [[4, 9]]} for label in ("alpha", "beta") * 3]
     (room / "labelled.jsonl").write_text("\n".join(map(json.dumps, labelled)), encoding="utf-8")
     return room
 
 
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with running_hub() as server:
+        yield server
+
+
 @pytest.mark.parametrize("page", [p for pattern in RUN for p in sorted(DOCS.glob(pattern))], ids=named)
 def test_the_code_runs(
-    page: Path, room: Path, triton_server: RunningServer, monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    room: Path,
+    hub: Hub,
+    triton_server: RunningServer,
+    classification_checkpoint: Path,
+    qa_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(room)
+    for name, value in hub_environment(hub, room / "hub").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CLASSIFIER", str(classification_checkpoint))
+    monkeypatch.setenv("READER", str(qa_checkpoint))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):
         missing = [module for text, module in NEEDS.items() if text in block.code and not find_spec(module)]
@@ -74,9 +110,7 @@ def test_the_code_runs(
         if block.language == "python":
             exec(compile("\n" * (block.line - 1) + code, str(page), "exec"), names)
             continue
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", code], capture_output=True, text=True, timeout=200
-        )
+        done = subprocess.run(["bash", "-c", PRELUDE + code], capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, f"{named(page)}:{block.line}\n{done.stdout}{done.stderr}"
 
 

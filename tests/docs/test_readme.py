@@ -1,4 +1,4 @@
-"""The README's commands and Python run in order, as a new user gives them."""
+"""The commands and Python of the README and of the quickstart run in order, as a new user gives them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doc_pages import ROOT, blocks
+from doc_pages import DOCS, ROOT, blocks
 from triton_fixture import CLASSIFIER, RunningServer
 
 from longserve.serving import Bundle
 
 README = ROOT / "README.md"
+QUICKSTART = DOCS / "index.md"
 PRELUDE = """
 set -euo pipefail
 longserve() {
@@ -30,7 +31,7 @@ longserve() {
       "$LONGSERVE" "$@" --http-port 0 --grpc-port 0 --metrics-port 0 --json > urls.json 2> serve.log &
       echo $! > serve.pid
       until [ -s urls.json ]; do sleep 0.05; kill -0 $! || { cat serve.log; exit 1; }; done ;;
-    ask) case "$*" in
+    ask | classify) case "$*" in
       *--bundle*) "$LONGSERVE" "$@" ;;
       *) "$LONGSERVE" "$@" --url "$(sed 's/.*"grpc": "\\([^"]*\\)".*/\\1/' urls.json)" ;;
     esac ;;
@@ -51,7 +52,8 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The directory that the commands run in; a server that they start is stopped at the end."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bundles").mkdir()
-    (tmp_path / "contract.txt").write_text("the quick brown fox counted seven lanterns", encoding="utf-8")
+    for name in ("contract.txt", "letter.txt"):
+        (tmp_path / name).write_text("the quick brown fox counted seven lanterns", encoding="utf-8")
     yield tmp_path
     with suppress(FileNotFoundError, ProcessLookupError):
         server = int((tmp_path / "serve.pid").read_text())
@@ -61,17 +63,37 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             time.sleep(0.05)
 
 
-def test_the_readme_runs(triton_server: RunningServer, qa_checkpoint: Path, room: Path) -> None:
+def run_page(page: Path, checkpoint: Path, server: RunningServer, names: dict[str, Any]) -> str:
+    """Run a page's blocks in the current directory; return what the commands print."""
     for tool in ("curl", "make"):
         if shutil.which(tool) is None:
-            pytest.skip(f"the README's commands use {tool}")
+            pytest.skip(f"the page's commands use {tool}")
     environment = {
         **os.environ,
         "LONGSERVE": str(Path(sys.executable).parent / "longserve"),
-        "CHECKPOINT": str(qa_checkpoint),
-        "HTTP": triton_server.urls.http,
+        "CHECKPOINT": str(checkpoint),
+        "HTTP": server.urls.http,
         "ROOT": str(ROOT),
     }
+    printed = ""
+    for block in blocks(page):
+        if block.language == "python":
+            code = block.code.replace("grpc://localhost:8001", server.urls.grpc)
+            exec(compile("\n" * (block.line - 1) + code, str(page), "exec"), names)
+        elif block.language == "sh":
+            done = subprocess.run(
+                ["bash", "-c", f"{PRELUDE}{block.code}"],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=240,
+            )
+            assert done.returncode == 0, f"{page.name}:{block.line}\n{done.stdout}{done.stderr}"
+            printed += done.stdout + "\n"
+    return printed
+
+
+def test_the_readme_runs(triton_server: RunningServer, qa_checkpoint: Path, room: Path) -> None:
     text = "the fox"
     names: dict[str, Any] = {
         "text": text,
@@ -81,18 +103,7 @@ def test_the_readme_runs(triton_server: RunningServer, qa_checkpoint: Path, room
         "__name__": "__main__",
     }
     names.update(question="who jumps", context="the quick brown fox jumps")
-    printed = ""
-    for block in blocks(README):
-        if block.language == "python":
-            code = block.code.replace("grpc://localhost:8001", triton_server.urls.grpc)
-            exec(compile("\n" * (block.line - 1) + code, str(README), "exec"), names)
-        elif block.language == "sh":
-            script = f"{PRELUDE}{block.code}"
-            done = subprocess.run(
-                ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=240
-            )
-            assert done.returncode == 0, f"README.md:{block.line}\n{done.stdout}{done.stderr}"
-            printed += done.stdout + "\n"
+    printed = run_page(README, qa_checkpoint, triton_server, names)
     assert names["result"].label
     assert CLASSIFIER in printed and '"LABEL"' in printed
     answers = [line.split("\t") for line in printed.splitlines() if line.count("\t") == 5]
@@ -101,3 +112,13 @@ def test_the_readme_runs(triton_server: RunningServer, qa_checkpoint: Path, room
     assert Bundle.open(room / "bundles" / "trivia").manifest.validated
     config = (room / "model_repository" / "trivia_encoder" / "config.pbtxt").read_text(encoding="utf-8")
     assert "speedup" in config, "the engines are measured for --engine auto"
+
+
+def test_the_quickstart_runs(
+    triton_server: RunningServer, classification_checkpoint: Path, room: Path
+) -> None:
+    names: dict[str, Any] = {}
+    printed = run_page(QUICKSTART, classification_checkpoint, triton_server, names)
+    (row,) = [line.split("\t") for line in printed.splitlines() if line.startswith("letter.txt\t")]
+    assert row[1] == names["result"].label
+    assert (room / "urls.json").stat().st_size
