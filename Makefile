@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+EXPORT_TESTS := tests/export tests/benchmarks tests/examples
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs build checkpoints clean
+.PHONY: help install demo test test-export test-serving check docs build checkpoints clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */  \1\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/'
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else "longserve needs Python 3.10 to 3.13, this is " + sys.version)'
@@ -21,8 +22,14 @@ install: $(INSTALLED) ## Make the environment
 demo: $(INSTALLED) ## Export the demo checkpoints, serve them from Triton, ask them
 	$(BIN)/longserve demo
 
-test: $(INSTALLED) ## Run all tests
-	$(BIN)/python -m pytest
+test: $(INSTALLED) ## Run all tests, in two processes
+	$(MAKE) --no-print-directory --jobs=2 --keep-going test-export test-serving
+
+test-export: $(INSTALLED) ## Run the exporter's tests
+	$(BIN)/python -m pytest $(EXPORT_TESTS)
+
+test-serving: $(INSTALLED) ## Run all other tests
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(EXPORT_TESTS))
 
 check: $(INSTALLED) ## Lint and type-check
 	$(BIN)/ruff check .
