@@ -34,13 +34,13 @@ sys.path.insert(0, str(EXAMPLES))
 
 from demo_documents import LABELS  # noqa: E402
 from demo_model import use_prefix_attention  # noqa: E402
-from evidence_tasks import SHORTEST, TASKS, LabelledText  # noqa: E402
+from evidence_tasks import SHORTEST, TASKS, WARM_UP, LabelledText  # noqa: E402
 
 __all__ = ["BERT_WINDOW", "STEPS", "Batch", "Training", "load_tokenizer"]
 
 BERT_WINDOW = 512
 STEPS = {"base": 500, "local": 700, "scattered": 500, "far": 1800}
-"""Steps of each stage. `base` trains on documents of `local`; the others begin with its weights."""
+"""Steps of each stage. `base` trains on documents of `WARM_UP`; the others begin with its weights."""
 _LONGEST_TOKENS = 1536
 _LONGEST_WORDS = 1350
 _TOKENS_PER_STEP = 4000
@@ -130,9 +130,9 @@ class Training:
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.task = "local" if self.stage == "base" else self.stage
+        self.task = WARM_UP if self.stage == "base" else TASKS[self.stage]
         self.steps = self.steps or STEPS[self.stage]
-        self.labels = TASKS[self.task].labels
+        self.labels = self.task.labels
         torch.manual_seed(self.seed)
         self.model = new_model(self.architecture, self.labels).eval()  # no dropout; BigBird's fixed blocks
         self.hints = torch.nn.ModuleList(torch.nn.Linear(64, len(LABELS)) for _ in range(2))
@@ -212,7 +212,7 @@ class Training:
         longest = 150 if progress < 0.4 else 400 if progress < 0.6 else _LONGEST_WORDS
         words = round(math.exp(rng.uniform(math.log(SHORTEST), math.log(longest))))
         count = max(4, _TOKENS_PER_STEP // words)
-        return self.rows([TASKS[self.task].write(f"{key}/{row}", words) for row in range(count)])
+        return self.rows([self.task.write(f"{key}/{row}", words) for row in range(count)])
 
     def rows(self, documents: list[LabelledText]) -> Batch:
         """Return documents as the model reads them: BERT in windows, the others whole."""
@@ -244,7 +244,7 @@ class Training:
             self.model.bert.set_attention_type("block_sparse")  # a short batch switches it off for good
         output = self.model(**batch.inputs, output_hidden_states=True)
         loss = _document_loss(output.logits, batch.documents, batch.targets)
-        if self.task == "far":
+        if self.stage == "far":
             first = output.hidden_states[-1][:, 0]
             for hint, causes in zip(self.hints, batch.causes.T, strict=True):
                 loss = loss + _document_loss(hint(first), batch.documents, causes)

@@ -28,7 +28,7 @@ from demo_documents import (
     write_policy_file,
 )
 
-__all__ = ["SHORTEST", "TASKS", "EvidenceTask", "LabelledText", "held_out", "main", "write_jsonl"]
+__all__ = ["SHORTEST", "TASKS", "WARM_UP", "EvidenceTask", "LabelledText", "held_out", "main", "write_jsonl"]
 
 SHORTEST = 60
 """Words of the shortest documents."""
@@ -66,7 +66,12 @@ class EvidenceTask:
 
 
 def _local(key: str, words: int) -> LabelledText:
-    """One sentence decides, anywhere."""
+    """One sentence decides, anywhere, and no other speaks of a cause."""
+    return _labelled(write_claim_file(f"local/{key}", words=words, evidence=1, denied=0.0))
+
+
+def _denied(key: str, words: int) -> LabelledText:
+    """One sentence decides, anywhere, among others that deny the signs of causes."""
     return _labelled(write_claim_file(f"local/{key}", words=words, evidence=1))
 
 
@@ -91,6 +96,8 @@ TASKS = {
     "far": EvidenceTask(labels=COVER_LABELS, write=_far),
     "scattered": EvidenceTask(labels=LABELS, write=_scattered),
 }
+WARM_UP = EvidenceTask(labels=LABELS, write=_denied)
+"""What models learn before they learn a task."""
 
 
 def held_out(task: str, documents: int, longest: int = _LONGEST) -> Iterator[LabelledText]:

@@ -43,11 +43,11 @@ def make_model(task: str, *, seed: int = 0, **config: Any) -> Any:
     settings: dict[str, Any] = {
         "vocab_size": 320,
         "hidden_size": 48,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "intermediate_size": 96,
         "max_position_embeddings": 514,
-        "attention_window": [16, 32, 16],
+        "attention_window": [16, 32],
         "type_vocab_size": 1,
         "pad_token_id": 1,
         "bos_token_id": 0,

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from triton_fixture import triton_server as triton_server
 
+# `make test` runs two processes at once, and models as small as these gain nothing from further threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -44,6 +46,19 @@ def qa_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from checkpoints import make_checkpoint
 
     return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "qa", "question-answering", seed=1)
+
+
+@pytest.fixture(scope="session")
+def quick_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Of each task a random model of one layer and 128 positions, which exports in seconds."""
+    pytest.importorskip("transformers", reason="checkpoints are made with transformers")
+    from checkpoints import make_checkpoint
+
+    folder = tmp_path_factory.mktemp("quick")
+    sizes = {"num_hidden_layers": 1, "attention_window": [16], "max_position_embeddings": 130}
+    names = {"id2label": {0: "alpha", 1: "beta"}, "label2id": {"alpha": 0, "beta": 1}}
+    settings = {"text-classification": {**sizes, **names}, "question-answering": sizes}
+    return {task: make_checkpoint(folder / task, task, **given) for task, given in settings.items()}
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ from doc_pages import DOCS, ROOT, Block, blocks, pages
 from hub_server import Hub, hub_environment, running_hub
 from triton_fixture import RunningServer
 
+from longserve.serving import Task
+
 RUN = ("elsewhere.md", "how-to/*.md", "report.md")
 """Pages whose blocks run in one directory, in order. The others have tests of their own in this folder."""
 PRELUDE = """
@@ -36,7 +38,7 @@ longserve() {
     words+=("$word")
   done
   if [ "$1" = bench ]; then
-    words+=(--layouts packed --lengths 128 --rounds 1 --engines)
+    words+=(--layouts packed --lengths 64 --rounds 1 --engines)
     [[ " $* " == *" --reference "* ]] && words+=(torch,onnxruntime) || words+=(onnxruntime)
   fi
   command longserve "${words[@]}"
@@ -58,11 +60,16 @@ def named(path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def room(classification_bundle: Path, qa_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def room(
+    quick_checkpoints: dict[str, Path], qa_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A directory with the bundles and texts that the pages speak of."""
     room = tmp_path_factory.mktemp("room")
     (room / "bundles").mkdir()
-    (room / "bundles" / "topics").symlink_to(classification_bundle)
+    from longserve.export import export_bundle
+
+    topics = room / "bundles" / "topics"
+    export_bundle(str(quick_checkpoints["text-classification"]), Task.TEXT_CLASSIFICATION, topics)
     (room / "bundles" / "qa").symlink_to(qa_bundle)
     text = "the quick brown fox counted seven lanterns and two bridges"
     for name in ("letter.txt", "contract.txt"):
@@ -70,7 +77,7 @@ def room(classification_bundle: Path, qa_bundle: Path, tmp_path_factory: pytest.
     rows = [{"id": index, "text": f"{text} {index}"} for index in range(5)]
     for name in ("letters.jsonl", "contracts.jsonl"):
         (room / name).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    (room / "bundles" / "topics-short").symlink_to(classification_bundle)
+    (room / "bundles" / "topics-short").symlink_to(topics)
     (room / "yours.jsonl").write_text(json.dumps({"text": text}), encoding="utf-8")
     asked = {"question": "what did the fox count", "context": text}
     (room / "questions.jsonl").write_text(json.dumps(asked), encoding="utf-8")
@@ -91,15 +98,14 @@ def test_the_code_runs(
     room: Path,
     hub: Hub,
     triton_server: RunningServer,
-    classification_checkpoint: Path,
-    qa_checkpoint: Path,
+    quick_checkpoints: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(room)
     for name, value in hub_environment(hub, room / "hub").items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("CLASSIFIER", str(classification_checkpoint))
-    monkeypatch.setenv("READER", str(qa_checkpoint))
+    monkeypatch.setenv("CLASSIFIER", str(quick_checkpoints["text-classification"]))
+    monkeypatch.setenv("READER", str(quick_checkpoints["question-answering"]))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):

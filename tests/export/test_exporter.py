@@ -81,7 +81,7 @@ def test_a_bundle_holds_what_its_manifest_says(classification_bundle: Path) -> N
     assert manifest.task is Task.TEXT_CLASSIFICATION
     assert manifest.labels == ("alpha", "beta", "gamma", "delta", "epsilon")
     assert manifest.problem_type is ProblemType.SINGLE_LABEL
-    assert manifest.attention_window == (16, 32, 16)
+    assert manifest.attention_window == (16, 32)
     assert manifest.max_length == 512
     assert manifest.global_attention is GlobalAttention.FIRST_TOKEN
     assert manifest.special_tokens["cls"] == 0 and manifest.special_tokens["pad"] == 1

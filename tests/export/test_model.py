@@ -40,6 +40,7 @@ def stock_model(task: str, index: int) -> Any:
     return make_model(
         task,
         seed=index,
+        num_hidden_layers=len(WINDOWS[index]),
         attention_window=WINDOWS[index],
         num_attention_heads=HEADS[index],
         type_vocab_size=1 + index % 2,

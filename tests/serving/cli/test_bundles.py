@@ -20,7 +20,7 @@ def inspect(*arguments: str | Path) -> Result:
 def test_the_table_says_what_the_bundle_is(classification_bundle: Path) -> None:
     bundle = Bundle.open(classification_bundle)
     output = inspect(classification_bundle).output
-    for expected in ("text-classification", "512 tokens", "alpha, beta", "16, 32, 16 (3 layers)", "fp32"):
+    for expected in ("text-classification", "512 tokens", "alpha, beta", "16, 32 (2 layers)", "fp32"):
         assert expected in output
     for record in bundle.manifest.files:
         assert record.name in output
