@@ -332,7 +332,7 @@ def test_validate_compares_answers(qa_bundle: Path, qa_checkpoint: Path) -> None
 
 def test_validate_refuses_another_checkpoint(qa_bundle: Path, tmp_path: Path) -> None:
     other = make_checkpoint(
-        tmp_path / "other", "question-answering", attention_window=[32, 32, 32], max_position_embeddings=514
+        tmp_path / "other", "question-answering", attention_window=[32, 32], max_position_embeddings=514
     )
     with pytest.raises(ExportError, match="has attention_window"):
         validate_bundle(Bundle.open(qa_bundle), str(other))
