@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXPORT_TESTS := tests/export tests/benchmarks tests/examples
+EXPORT_TESTS := tests/export tests/benchmarks
+SERVING_TESTS := tests/serving
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-export test-serving check docs build checkpoints clean
+.PHONY: help install demo test test-export test-serving test-rest check docs build checkpoints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/'
@@ -22,14 +23,17 @@ install: $(INSTALLED) ## Make the environment
 demo: $(INSTALLED) ## Export the demo checkpoints, serve them from Triton, ask them
 	$(BIN)/longserve demo
 
-test: $(INSTALLED) ## Run all tests, in two processes
-	$(MAKE) --no-print-directory --jobs=2 --keep-going test-export test-serving
+test: $(INSTALLED) ## Run all tests, in three processes
+	$(MAKE) --no-print-directory --jobs=3 --keep-going test-export test-serving test-rest
 
-test-export: $(INSTALLED) ## Run the exporter's tests
+test-export: $(INSTALLED) ## Run the tests of the exporter and the benchmarks
 	$(BIN)/python -m pytest $(EXPORT_TESTS)
 
-test-serving: $(INSTALLED) ## Run all other tests
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(EXPORT_TESTS))
+test-serving: $(INSTALLED) ## Run the tests of the serving half
+	$(BIN)/python -m pytest $(SERVING_TESTS)
+
+test-rest: $(INSTALLED) ## Run all other tests
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(EXPORT_TESTS) $(SERVING_TESTS))
 
 check: $(INSTALLED) ## Lint and type-check
 	$(BIN)/ruff check .

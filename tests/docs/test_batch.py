@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,10 +15,26 @@ from typing import Any
 import numpy as np
 import pytest
 
+pa = pytest.importorskip("pyarrow", reason="bulk scoring needs the extra [batch]")
 pq = pytest.importorskip("pyarrow.parquet", reason="bulk scoring needs the extra [batch]")
 
 PAGE = Path(__file__).parents[2] / "docs" / "batch.md"
 BLOCK = re.compile(r"^(<!-- not run here: [^\n]* -->\n)?```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def spark(code: str, names: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Run the part that needs Spark, where Spark and Java are installed."""
+    assert "pyspark" in code
+    if find_spec("pyspark") is None or find_spec("pandas") is None or shutil.which("java") is None:
+        return
+    from pyspark.sql import SparkSession
+
+    pq.write_table(pa.Table.from_pylist(rows), "letters.parquet")
+    with SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate() as session:
+        exec(compile(code, str(PAGE), "exec"), {**names, "spark": session})
+    made = pq.read_table("by-spark.parquet").to_pylist()
+    assert len(made) == len(rows)
+    assert all(row["result"]["label"] and not row["result"]["error"] for row in made)
 
 
 def test_the_page_runs(
@@ -33,7 +50,10 @@ def test_the_page_runs(
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     names: dict[str, Any] = {}
     for skipped, language, code in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
-        if skipped or ("--engine ray" in code and find_spec("ray") is None):
+        if "--engine ray" in code and find_spec("ray") is None:
+            continue
+        if skipped:
+            spark(code, names, rows)
             continue
         if language == "sh":
             subprocess.run(["bash", "-ec", code], check=True, timeout=120)
