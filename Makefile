@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXPORT_TESTS := tests/export tests/benchmarks
+EXPORT_TESTS := $(filter-out %/architectures %/__pycache__,$(wildcard tests/export/*)) tests/benchmarks
 SERVING_TESTS := tests/serving
 
 .DEFAULT_GOAL := help
@@ -26,7 +26,7 @@ demo: $(INSTALLED) ## Export the demo checkpoints, serve them from Triton, ask t
 test: $(INSTALLED) ## Run all tests, in three processes
 	$(MAKE) --no-print-directory --jobs=3 --keep-going test-export test-serving test-rest
 
-test-export: $(INSTALLED) ## Run the tests of the exporter and the benchmarks
+test-export: $(INSTALLED) ## Run the tests of Longformer's export and the benchmarks
 	$(BIN)/python -m pytest $(EXPORT_TESTS)
 
 test-serving: $(INSTALLED) ## Run the tests of the serving half

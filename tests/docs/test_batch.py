@@ -22,7 +22,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "batch.md"
 BLOCK = re.compile(r"^(<!-- not run here: [^\n]* -->\n)?```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def spark(code: str, names: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def run_spark(code: str, names: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Run the part that needs Spark, where Spark and Java are installed."""
     assert "pyspark" in code
     if find_spec("pyspark") is None or find_spec("pandas") is None or shutil.which("java") is None:
@@ -53,7 +53,7 @@ def test_the_page_runs(
         if "--engine ray" in code and find_spec("ray") is None:
             continue
         if skipped:
-            spark(code, names, rows)
+            run_spark(code, names, rows)
             continue
         if language == "sh":
             subprocess.run(["bash", "-ec", code], check=True, timeout=120)
