@@ -3,11 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXPORT_TESTS := $(filter-out %/architectures %/__pycache__,$(wildcard tests/export/*)) tests/benchmarks
-SERVING_TESTS := tests/serving
+EXPORT_TESTS := tests/export tests/benchmarks tests/examples
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-export test-serving test-rest check docs build checkpoints clean
+.PHONY: help install demo test test-export test-serving check docs build checkpoints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/'
@@ -23,17 +22,15 @@ install: $(INSTALLED) ## Make the environment
 demo: $(INSTALLED) ## Export the demo checkpoints, serve them from Triton, ask them
 	$(BIN)/longserve demo
 
-test: $(INSTALLED) ## Run all tests, in three processes
-	$(MAKE) --no-print-directory --jobs=3 --keep-going test-export test-serving test-rest
+test: $(INSTALLED) ## Run all tests, in two processes
+	$(MAKE) --no-print-directory --jobs=2 --keep-going test-export test-serving
 
-test-export: $(INSTALLED) ## Run the tests of Longformer's export and the benchmarks
-	$(BIN)/python -m pytest $(EXPORT_TESTS)
+# behind the others, some of which look at the time that a server takes
+test-export: $(INSTALLED) ## Run the tests of the exporter and the benchmarks
+	nice -n 10 $(BIN)/python -m pytest $(EXPORT_TESTS)
 
-test-serving: $(INSTALLED) ## Run the tests of the serving half
-	$(BIN)/python -m pytest $(SERVING_TESTS)
-
-test-rest: $(INSTALLED) ## Run all other tests
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(EXPORT_TESTS) $(SERVING_TESTS))
+test-serving: $(INSTALLED) ## Run all other tests
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(EXPORT_TESTS))
 
 check: $(INSTALLED) ## Lint and type-check
 	$(BIN)/ruff check .
