@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from pathlib import Path
@@ -22,6 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of `tests/serving/server/test_fuzz.py`."""
     parser.addoption("--fuzz-examples", type=int, default=100, help="Inputs that each surface is tried with.")
     parser.addoption("--fuzz-report", help="File for the outcomes' counts, as JSON.")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what stays anyway: with torch and thousands of tests it is most of what it walks."""
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 @pytest.fixture(scope="session")
