@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the collector what stays anyway: with torch and thousands of tests it is most of what it walks."""
+    """Spare the collector what stays anyway: torch, and thousands of tests."""
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
 
