@@ -113,7 +113,10 @@ class FeedForward(nn.Module):
         self.output_bias = frozen(outer.bias)
 
     def split_features(self) -> None:
-        """Make pieces as wide as the layer's input, so that a piece takes no more room than that."""
+        """Make pieces as wide as the layer's input, so that a piece takes no more room than that.
+
+        A layer whose features are no multiple of that width stays whole.
+        """
         (whole,) = (cast(_Features, piece) for piece in self.pieces)
         width, features = whole.intermediate["weight"].shape
         if features % width:

@@ -1,17 +1,19 @@
-"""The engines that need PyTorch: the stock model in three ways, and longserve's rewritten module."""
+"""The engines that need PyTorch: the stock model in three ways, and the exported module in float32."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from longserve.serving.runtime.manifest import Layout, Manifest, Task
+from longserve.serving.runtime.manifest import Layout, Manifest, Precision, Task
 
 from ..architectures import architecture_of
 from ..checkpoint import load_checkpoint
+from ..half import layout_module
 from .engines import BenchEngine, Float32Array, Prepared, feeds_of, make_rows, read_logits
 from .errors import BenchError
 from .matrix import Case, EngineKind, EngineSpec
@@ -34,7 +36,8 @@ def open_torch_engine(manifest: Manifest, spec: EngineSpec, layout: Layout) -> B
     stock = load_checkpoint(spec.reference, manifest.task, revision=spec.revision or manifest.revision).model
     architecture = architecture_of(stock.config.model_type)
     if spec.kind is EngineKind.REWRITE:
-        return _TorchEngine(architecture.make_module(stock, manifest, layout), manifest, layout)
+        exported = replace(manifest, precision=Precision.FP32, quantization=None)
+        return _TorchEngine(layout_module(stock, exported, layout), manifest, layout)
 
     def reset() -> None:
         architecture.reset_reference(stock)

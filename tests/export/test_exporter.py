@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from checkpoints import make_checkpoint
 
@@ -29,6 +30,7 @@ from longserve.export import (
 )
 from longserve.export.cli import stop_on_signals
 from longserve.export.progress import TerminalProgress
+from longserve.export.quantization import quantize_models
 from longserve.export.text_parity import read_texts, span_f1
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.engine import OnnxRuntimeEngine, encode, open_packed_engine
@@ -304,6 +306,19 @@ def test_int8_weights_stand_behind_a_standard_operator(small_checkpoint: Path, t
     on_cpu = validate_bundle(Bundle.open(result.path), str(small_checkpoint))
     assert on_cpu.parity.runs_on == "onnxruntime CPUExecutionProvider"
     assert on_cpu.parity.failures == ()
+
+
+def test_an_embedding_beyond_half_precision_stays_as_it_is(qa_bundle: Path, tmp_path: Path) -> None:
+    file, name = "model.packed.onnx", "core.position_embeddings.weight"
+    model = ir.load(qa_bundle / file)
+    table = model.graph.initializers[name]
+    assert table.const_value is not None
+    values = table.const_value.numpy().copy()
+    values[0, 0] = 1e5
+    table.const_value = ir.tensor(values, name=name)
+    found = quantize_models({file: model}, Quantization.WEIGHTS, tmp_path)[file].graph.initializers
+    assert name in found and f"{name}_half" not in found
+    assert "core.word_embeddings.weight_half" in found and "core.word_embeddings.weight" not in found
 
 
 def test_only_int8_is_quantized() -> None:

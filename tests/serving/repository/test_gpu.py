@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib.util
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fake_tensorrt import make_record
 from tritonclient.grpc import model_config_pb2 as triton
 
 from longserve.serving import Bundle, EngineName, RepositoryError, Task
@@ -25,13 +19,14 @@ from longserve.serving.repository import config as configuration
 from longserve.serving.repository.gpu_placement import Accelerator, GpuPlacement
 from longserve.serving.repository.lint import Target, lint_repository
 from longserve.serving.repository.warmup import profile_samples, warmup_samples
-from longserve.serving.runtime.errors import EngineError, IncompatibleEngine
+from longserve.serving.runtime.errors import IncompatibleEngine
 from longserve.serving.runtime.gpu_settings import Arena
-from longserve.serving.runtime.manifest import FileRecord, Layout, Manifest, Precision
+from longserve.serving.runtime.manifest import Layout, Precision
 from longserve.serving.runtime.profiles import OptimizationProfile, default_profiles, parse_profile
 from longserve.serving.runtime.tensorrt_record import RECORD_NAME, EngineRecord
 
 from .conftest import make_manifest
+from .plans import parameters, record_of, write_plan
 
 MakeBundle = Callable[..., Path]
 KIND_GPU = triton.ModelInstanceGroup.KIND_GPU
@@ -47,37 +42,11 @@ PLANS: list[dict[str, Any]] = [
 ]
 
 
-def record_of(manifest: Manifest, fingerprint: str = "b" * 64, **fields: Any) -> EngineRecord:
-    graph = manifest.graph(Layout.PACKED)
-    values: dict[str, Any] = {
-        "task": manifest.task,
-        "inputs": graph.inputs,
-        "outputs": graph.outputs,
-        "bundle": fingerprint,
-        "profiles": default_profiles(Layout.PACKED, manifest.max_length, sequences=4),
-        "global_capacity": 32,
-    }
-    return make_record(**{**values, **fields})
-
-
-def write_plan(directory: Path, bundle: Bundle, **fields: Any) -> Path:
-    directory.mkdir()
-    (directory / "model.plan").write_bytes(b"plan")
-    plan = FileRecord(name="model.plan", sha256=hashlib.sha256(b"plan").hexdigest(), size=4)
-    record = record_of(bundle.manifest, bundle.fingerprint, plan=plan, **fields)
-    (directory / RECORD_NAME).write_text(record.to_json(), encoding="utf-8")
-    return directory
-
-
 def encoder(task: Task = Task.TEXT_CLASSIFICATION, record: EngineRecord | None = None, **choices: Any) -> Any:
     manifest = make_manifest(task, **choices.pop("manifest", {}))
     options = RepositoryOptions(**choices)
     samples = warmup_samples(manifest)
     return configuration.encoder_config(manifest, "name", options, samples, "b" * 64, record)
-
-
-def parameters(config: Any) -> dict[str, str]:
-    return {key: value.string_value for key, value in config.parameters.items()}
 
 
 def accelerators(config: Any) -> dict[str, dict[str, str]]:
@@ -399,98 +368,3 @@ class TestCommand:
     ) -> None:
         result = self.run(str(make_bundle()), "--name", "name", "-o", str(tmp_path / "r"), *given)
         assert result.exit_code == 2 and "add --device gpu" in result.output
-
-
-class TestPythonModel:
-    """The Python model of an encoder on a GPU, without Triton: which engine it opens, and how."""
-
-    def initialized(self, directory: Path, monkeypatch: pytest.MonkeyPatch, device: str = "1") -> Any:
-        version = directory / "1"
-        config = configuration.parse_config((directory / "config.pbtxt").read_text(encoding="utf-8"), "test")
-        logger = SimpleNamespace(log_info=lambda text: None, log_warn=self.said.append)
-        stub = SimpleNamespace(Logger=logger, MetricFamily=None)
-        monkeypatch.setitem(sys.modules, "triton_python_backend_utils", stub)
-        monkeypatch.syspath_prepend(str(version))
-        for name in [name for name in sys.modules if name.split(".")[0] == "longserve_runtime"]:
-            monkeypatch.delitem(sys.modules, name)
-        spec = importlib.util.spec_from_file_location("encoder_model", version / "model.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, "encoder_model", module)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(module, "EncoderMetrics", lambda *_: None)
-        self.opened: list[Any] = []
-        monkeypatch.setattr(module, "TensorRtEngine", _Engine)
-        if self.engine is not None:
-            monkeypatch.setattr(module, "open_packed_engine", self.open)
-        given = {
-            "parameters": {key: {"string_value": value} for key, value in parameters(config).items()},
-            "instance_group": [{"count": 1}],
-        }
-        args = {"model_config": json.dumps(given), "model_repository": str(directory), "model_version": "1"}
-        args |= {"model_name": "name_encoder", "model_version": "1", "model_instance_name": "name_0"}
-        args |= {"model_instance_kind": "GPU", "model_instance_device_id": device}
-        module.TritonPythonModel().initialize(args)
-
-    def open(self, bundle: Any, settings: Any) -> Any:
-        self.opened.append(settings)
-        return self.engine
-
-    said: list[str]
-    engine: Any = None
-
-    @pytest.fixture(autouse=True)
-    def nothing_said(self) -> None:
-        self.said = []
-
-    def test_the_instances_gpu_and_the_options_reach_the_engine(
-        self, make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        gpu = GpuPlacement(memory_limit=5, arena=Arena.POWER_OF_TWO, allow_tf32=True, cache="/cache")
-        built = build_repository(make_bundle(), "name", tmp_path, RepositoryOptions(gpu=gpu))
-        self.engine = SimpleNamespace(runs_on="test")
-        self.initialized(built.encoder, monkeypatch)
-        (settings,) = self.opened
-        assert (settings.provider, settings.threads) == ("CUDAExecutionProvider", 1)
-        assert dataclasses.asdict(settings.gpu) == {
-            "device": 1,
-            "memory_limit": 5,
-            "arena": "power-of-two",
-            "allow_tf32": True,
-            "allow_cpu": False,
-            "profiles": (),
-            "workspace": None,
-            "cache": "/cache",
-        }
-
-    def test_without_that_provider_it_does_not_load(
-        self, qa_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        onnxruntime = pytest.importorskip("onnxruntime", reason="the engine runs on onnxruntime")
-        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            pytest.skip("this onnxruntime has the CUDA provider")
-        built = build_repository(qa_bundle, "name", tmp_path, RepositoryOptions(gpu=GpuPlacement()))
-        with pytest.raises(Exception, match="has no CUDAExecutionProvider") as caught:
-            self.initialized(built.encoder, monkeypatch)
-        assert type(caught.value).__name__ == EngineError.__name__
-
-    def test_an_engine_that_nobody_has_run_is_announced(
-        self, make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        bundle = Bundle.open(make_bundle())
-        options = RepositoryOptions(
-            engine=EngineName.TENSORRT, plan=write_plan(tmp_path / "engine", bundle), max_batch_size=4
-        )
-        built = build_repository(bundle, "name", tmp_path / "repository", options)
-        self.engine = _Engine(built.encoder)
-        self.initialized(built.encoder, monkeypatch)
-        (settings,) = self.opened
-        assert (settings.engine.value, settings.gpu.device) == ("tensorrt", 1)
-        assert any("nobody has compared it with the bundle" in text for text in self.said)
-
-
-class _Engine:
-    runs_on = "test"
-
-    def __init__(self, encoder: Path) -> None:
-        self.record = EngineRecord.read(encoder / "1")
