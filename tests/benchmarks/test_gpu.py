@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import gpu
+import gpu_ways
 import numpy as np
 import onnx
 import pytest
@@ -26,7 +27,7 @@ def test_what_cannot_be_measured_says_why(
     target = tmp_path / "gpu.json"
     options = ["--checkpoint", str(classification_checkpoint), "--bundle", str(classification_bundle)]
     options += ["--cpu", "--length", "64", "--batch", "1", "--mixed", "64", "32", "--json", str(target)]
-    for engine in (gpu.REFERENCE, "onnxruntime", "LongformerAttention", "tensorrt"):
+    for engine in (gpu_ways.REFERENCE, "onnxruntime", "LongformerAttention", "tensorrt"):
         options += ["--engine", engine]
     monkeypatch.setattr(sys, "argv", ["gpu.py", *options])
     gpu.main()
@@ -34,7 +35,7 @@ def test_what_cannot_be_measured_says_why(
     by_engine: dict[str, list[dict[str, object]]] = {}
     for one in report["results"]:
         by_engine.setdefault(one["engine"], []).append(one)
-    for one in by_engine[gpu.REFERENCE] + by_engine["onnxruntime"]:
+    for one in by_engine[gpu_ways.REFERENCE] + by_engine["onnxruntime"]:
         assert one["seconds"] > 0 and one["error"] < 1e-5, one
     cases = [one["case"] for one in by_engine["onnxruntime"]]
     assert cases == ["1 x 64", "mixed packed", "mixed padded"]
@@ -50,7 +51,7 @@ def test_what_cannot_be_measured_says_why(
 
 
 def test_an_engine_that_takes_too_long_is_skipped(classification_bundle: Path, tmp_path: Path) -> None:
-    told = gpu.Work(
+    told = gpu_ways.Work(
         engine="onnxruntime",
         device="cpu",
         checkpoint="none",
@@ -139,8 +140,8 @@ def test_the_operators_own_graph_gives_the_models_logits(
 
 
 def test_errors_are_against_the_reference_of_the_same_documents(tmp_path: Path) -> None:
-    packed, padded = (gpu.Case(lengths=(3, 2), packed=packed) for packed in (True, False))
-    assert gpu.difference(tmp_path, packed, np.ones(2), "onnxruntime") is None
-    gpu.difference(tmp_path, padded, np.array([4.0, 1.0]), gpu.REFERENCE)
-    assert gpu.difference(tmp_path, packed, np.array([4.0, 2.0]), "onnxruntime") == 0.25
-    assert gpu.difference(tmp_path, packed, np.array([4.0, np.nan]), "onnxruntime") == float("inf")
+    packed, padded = (gpu_ways.Case(lengths=(3, 2), packed=packed) for packed in (True, False))
+    assert gpu_ways.difference(tmp_path, packed, np.ones(2), "onnxruntime") is None
+    gpu_ways.difference(tmp_path, padded, np.array([4.0, 1.0]), gpu_ways.REFERENCE)
+    assert gpu_ways.difference(tmp_path, packed, np.array([4.0, 2.0]), "onnxruntime") == 0.25
+    assert gpu_ways.difference(tmp_path, packed, np.array([4.0, np.nan]), "onnxruntime") == float("inf")
