@@ -6,13 +6,13 @@ import contextlib
 import dataclasses
 import json
 import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
+
+from longserve.serving.signals import raise_on_signals
 
 if TYPE_CHECKING:
     from .parity import ParityReport
@@ -229,27 +229,9 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[Callable[[], None]]:
+def stop_on_signals() -> contextlib.AbstractContextManager[Callable[[], None]]:
     """Let SIGINT and SIGTERM end the block with a KeyboardInterrupt, so that nothing half written stays.
 
-    Python code that the interrupt happens to hit may swallow it: a finalizer, a callback from C. The block is
-    therefore given a check, which raises it again.
+    The block is given the check of `raise_on_signals`.
     """
-    received: list[int] = []
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    def check() -> None:
-        if received:
-            raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield check
-        check()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return raise_on_signals(lambda number: KeyboardInterrupt())

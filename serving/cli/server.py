@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..repository.options import OPENVINO_BACKEND, Backend, RepositoryOptions, parse_backend
 from ..runtime.engine_settings import EngineName
+from ..signals import raise_on_signals
 from .engines import engine_options, with_engine
 from .gpu import chosen_gpu, gpu_options
 
@@ -259,7 +259,7 @@ def serve_command(
     journal = Journal(sys.stderr, LogFormat(log_format))
     journal.say(f"starting Triton on {repository}")
     try:
-        with _failures_told(journal), _stop_on_signals(), server:
+        with _failures_told(journal), raise_on_signals(_StopRequested) as check, server:
             failed = server.failed_models() if keep_going else {}
             for name, reason in failed.items():
                 journal.say(f"{name} does not load and is not served: {reason}", level=Level.ERROR)
@@ -274,7 +274,7 @@ def serve_command(
                 urls["page"] = server.urls.http + PAGE_PATH
             click.echo(json.dumps(urls) if as_json else _table(urls))
             sys.stdout.flush()
-            Supervisor(server, journal.say, restarts=restarts).watch()
+            Supervisor(server, journal.say, restarts=restarts).watch(check)
     except _StopRequested as stop:
         journal.say(f"stopped by {stop.name}")
 
@@ -300,21 +300,6 @@ def _failures_told(journal: Journal) -> Iterator[None]:
             raise
         journal.say(str(error), level=Level.FATAL)
         sys.exit(error.exit_code)
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into `_StopRequested`, which unwinds through the server's stop."""
-
-    def request_stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise _StopRequested(number)
-
-    previous = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _table(urls: dict[str, object]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..runtime.errors import PortInUse, UnfitEnvironment
 
-__all__ = ["InnerPorts", "LOOPBACK", "Ports"]
+__all__ = ["InnerPorts", "LOOPBACK", "Ports", "listens"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -90,6 +90,15 @@ class InnerPorts:
         """Let others have the ports."""
         for holder in self._holders:
             holder.close()
+
+
+def listens(host: str, port: int) -> bool:
+    """Whether something takes connections there."""
+    try:
+        socket.create_connection((host, port), timeout=5.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def _reserved() -> socket.socket:

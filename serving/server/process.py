@@ -29,7 +29,7 @@ from .grpc_front import GRPC_KEY_PREFIX, GrpcPort
 from .installation import TritonInstallation, find_triton
 from .journal import Journal, LogFormat
 from .log import ServerLog
-from .ports import LOOPBACK, InnerPorts, Ports
+from .ports import LOOPBACK, InnerPorts, Ports, listens
 from .questions import read_questions
 from .stubs import find_stubs, has_ended
 from .try_it import TryItPage, model_names
@@ -208,10 +208,12 @@ class TritonServer:
             PortInUse: something took a port just now.
         """
         process = self._running()
+        assert self._ports is not None
         deadline = time.monotonic() + self._ready_timeout
         # Triton answers nothing, not even that it lives, before it has tried to load every model.
         path = "/v2/health/live" if self._keep_going else "/v2/health/ready"
-        while self._ask(path) is None:
+        # It opens the port of the metrics last, when it already answers that it is ready.
+        while self._ask(path) is None or not listens(self._host, self._ports.metrics):
             if process.poll() is not None:
                 raise self._ended(process.returncode)
             if time.monotonic() > deadline:

@@ -44,13 +44,17 @@ class Supervisor:
         self._restarts = restarts
         self._times: deque[float] = deque()
 
-    def watch(self) -> NoReturn:
+    def watch(self, check: Callable[[], None]) -> NoReturn:
         """Restart the server as often as it takes.
+
+        Args:
+            check: is called all the time; what it raises ends the watch.
 
         Raises:
             ServerFailed: it died too often, or does not come up again.
         """
         while True:
+            check()
             self.look()
             self._server.wait(_POLL_SECONDS)
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -18,6 +19,7 @@ from triton_fixture import CLASSIFIER, FREE_PORTS, RunningServer
 from longserve.serving import PortInUse, RepositoryError, ServerError, ServerFailed
 from longserve.serving.repository import build_repository
 from longserve.serving.server import Ports, TritonServer
+from longserve.serving.server.installation import TritonInstallation
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -33,6 +35,29 @@ input { name: "INPUT" data_type: TYPE_INT64 dims: 1 }
 output { name: "OUTPUT" data_type: TYPE_INT64 dims: 1 }
 instance_group { kind: KIND_CPU }
 """
+
+METRICS_LAST = """
+import argparse, http.server, socket, threading, time
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+class Server(http.server.ThreadingHTTPServer):
+    def server_bind(self):
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--http-port", type=int)
+parser.add_argument("--metrics-port", type=int)
+ports, _ = parser.parse_known_args()
+threading.Thread(target=Server(("127.0.0.1", ports.http_port), Answer).serve_forever, daemon=True).start()
+time.sleep(1.0)
+Server(("127.0.0.1", ports.metrics_port), Answer).serve_forever()
+"""
+"""What Triton does on a busy machine: its metrics' port opens later than it says that it is ready."""
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +175,15 @@ def test_a_server_that_is_not_ready_in_time_is_an_error(repository: Path) -> Non
         TritonServer(repository, ports=FREE_PORTS, ready_timeout=0.01, grace=1.0),
     ):
         pass
+
+
+def test_a_ready_server_gives_its_metrics(repository: Path, tmp_path: Path) -> None:
+    executable = tmp_path / "tritonserver"
+    executable.write_text(f"#!{sys.executable}\n{METRICS_LAST}")
+    executable.chmod(0o755)
+    triton = TritonInstallation(executable=executable, origin="this test")
+    with TritonServer(repository, ports=FREE_PORTS, installation=triton, grace=0.0) as server:
+        assert urllib.request.urlopen(server.urls.metrics, timeout=10).status == 200
 
 
 def test_taken_ports_are_named_before_anything_starts(repository: Path) -> None:
