@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 import torch
 import torch._dynamo.config
+from onnx_ir.passes.common import NameFixPass
 from torch import nn
 from torch.export import Dim
 from transformers import PretrainedConfig
@@ -19,6 +20,7 @@ from longserve.serving.runtime.manifest import Layout, Precision, Task
 from .architectures import architecture_of
 from .errors import GraphError
 from .exporter_config import EncoderExporterConfig, exporter_config
+from .repetition import Repetition
 
 __all__ = ["DEFAULT_OPSET", "FORBIDDEN_OPERATORS", "OPSETS", "check_graph", "export_graph"]
 
@@ -61,9 +63,10 @@ def export_graph(
         raise GraphError(f"{type(module).__name__} is not of the layout {layout.value}")
     description = exporter_config(config, task, layout)
     inputs = description.dummy_inputs()
+    repetition = Repetition.of(module)
     with _quiet(), _without_fake_tensor_cache():
         program = torch.onnx.export(
-            module,
+            module if repetition is None else repetition.shortened(),
             (),
             kwargs=inputs,
             input_names=list(description.inputs),
@@ -74,10 +77,17 @@ def export_graph(
             },
             opset_version=opset,
             dynamo=True,
+            optimize=False,
             verbose=False,
         )
-    if program is None:
-        raise GraphError("the exporter returned no program")
+        if program is None:
+            raise GraphError("the exporter returned no program")
+        if repetition is not None:
+            repetition.hide_parameters(program.model.graph)
+        program.optimize()
+        if repetition is not None:
+            repetition.complete(program.model.graph)
+            NameFixPass()(program.model)
     model = program.model
     _clean(model, description, f"{architecture.name}_{layout.value}")
     check_graph(model, Precision.FP32)

@@ -97,7 +97,8 @@ class Architecture(ABC):
         """Return the exportable module of a layout, over the stock model's parameters.
 
         Its attribute `layout` is the layout; the keywords of its `forward` are the inputs of the graph. Its
-        parameters in `core` are stored in the bundle's precision, those in `head` always in float32.
+        parameters in `core` are stored in the bundle's precision, those in `head` always in float32. For
+        `TransformerLayer`s in `core.layers` see `repetition`.
         """
 
     @abstractmethod
