@@ -5,7 +5,7 @@ PyTorch is imported only for the engines that need it: a process's memory is wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,12 +19,23 @@ from longserve.serving.runtime.manifest import Layout, Manifest
 from longserve.serving.runtime.packing import EncoderOutput, EncoderSequence, pack, pad, unpack, unpad
 
 from .errors import BenchError
-from .matrix import Case, EngineKind, EngineSpec
+from .matrix import Case, EngineKind, EngineSpec, ProductLibrary
 
-__all__ = ["BenchEngine", "Prepared", "feeds_of", "make_rows", "open_bench_engine", "read_logits"]
+__all__ = [
+    "BenchEngine",
+    "Prepared",
+    "TORCH_NEEDS",
+    "check_instructions",
+    "feeds_of",
+    "make_rows",
+    "open_bench_engine",
+    "read_logits",
+]
 
 Float32Array = npt.NDArray[np.float32]
 Arrays = Mapping[str, npt.NDArray[np.generic]]
+TORCH_NEEDS = {"bf16": ("avx512_bf16", "amx_bf16"), "int8": ("avx512_vnni", "avx_vnni")}
+"""Instructions of which PyTorch needs one, lest a product takes minutes; /proc/cpuinfo's names of them."""
 _ENGINES = {EngineKind.ONNXRUNTIME: EngineName.ONNXRUNTIME, EngineKind.OPENVINO: EngineName.OPENVINO}
 
 
@@ -87,6 +98,25 @@ def open_bench_engine(spec: EngineSpec) -> BenchEngine:
     from .torch_engines import open_torch_engine
 
     return open_torch_engine(bundle.manifest, spec, spec.layout)
+
+
+def check_instructions(spec: EngineSpec, flags: Collection[str]) -> None:
+    """Refuse what PyTorch would compute number by number.
+
+    Args:
+        spec: an engine.
+        flags: the processor's instruction sets; none: they are not known, and nothing is refused.
+
+    Raises:
+        BenchError: PyTorch has no fast products in that precision on such a processor.
+    """
+    by_torch = spec.kind is EngineKind.TORCH_BF16 or spec.library is ProductLibrary.TORCH
+    needed = TORCH_NEEDS.get(spec.precision, ()) if by_torch else ()
+    if flags and needed and not any(flag in flags for flag in needed):
+        raise BenchError(
+            f"this CPU has none of {', '.join(needed)}, without which a product in {spec.precision} takes "
+            "PyTorch minutes; leave the engine out"
+        )
 
 
 def make_rows(manifest: Manifest, case: Case, seed: int) -> list[EncoderSequence]:

@@ -23,12 +23,15 @@ def main(arguments: list[str]) -> None:
     def start() -> tuple[Mapping[str, Any], Callable[[dict[str, Any]], Mapping[str, Any]]]:
         began = time.perf_counter()
         from longserve.serving.measurement.memory import read_memory
+        from longserve.serving.server.cpu import cpu_flags
 
         from .commands import EngineCommands
-        from .engines import open_bench_engine
+        from .engines import check_instructions, open_bench_engine
         from .matrix import EngineSpec
 
-        engine = open_bench_engine(EngineSpec.from_dict(json.loads(arguments[1])))
+        spec = EngineSpec.from_dict(json.loads(arguments[1]))
+        check_instructions(spec, cpu_flags())
+        engine = open_bench_engine(spec)
         ready = {
             "runs_on": engine.runs_on,
             "load_seconds": time.perf_counter() - began,

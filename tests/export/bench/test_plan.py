@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from longserve.export.bench import BenchError, BenchSettings, EngineKind, EngineSpec, plan_engines
+from longserve.export.bench.engines import check_instructions
+from longserve.export.bench.matrix import ProductLibrary
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.manifest import Layout, Precision, Quantization
 
@@ -95,3 +97,27 @@ class TestEngines:
     def test_no_bundle_is_refused(self) -> None:
         with pytest.raises(BenchError, match="no bundle"):
             plan_engines([], BenchSettings())
+
+
+class TestInstructions:
+    @pytest.mark.parametrize(
+        ("kind", "precision", "library"),
+        [
+            (EngineKind.TORCH_BF16, "bf16", None),
+            (EngineKind.PRODUCTS, "bf16", ProductLibrary.TORCH),
+            (EngineKind.PRODUCTS, "int8", ProductLibrary.TORCH),
+        ],
+    )
+    def test_what_pytorch_would_take_minutes_for_is_refused(
+        self, kind: EngineKind, precision: str, library: ProductLibrary | None
+    ) -> None:
+        spec = EngineSpec(kind=kind, name="n", bundle="b", precision=precision, library=library)
+        with pytest.raises(BenchError, match=f"a product in {precision} takes PyTorch minutes"):
+            check_instructions(spec, {"avx2"})
+        check_instructions(spec, {"avx2", "avx512_bf16", "avx512_vnni"})
+        check_instructions(spec, set())  # the processor does not say
+
+    def test_others_run_anywhere(self, bundle: Bundle) -> None:
+        for spec in plan_engines([bundle], BenchSettings(), reference="checkpoint"):
+            if spec.library is not ProductLibrary.TORCH and spec.kind is not EngineKind.TORCH_BF16:
+                check_instructions(spec, {"avx2"})
