@@ -15,7 +15,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from longserve.serving.runtime.engine import (
     open_packed_engine,
 )
 from longserve.serving.runtime.manifest import Precision, Quantization, Task
+from longserve.serving.server.cpu import cpu_flags
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 _FP32 = EngineSettings(engine=EngineName.OPENVINO)
@@ -61,6 +62,15 @@ WAYS = (
 )
 
 
+def ways_here() -> list[Way]:
+    """Return the ways that this CPU has the instructions for, and say which it has not."""
+    has_bf16 = bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
+    left_out = [way.name for way in WAYS if way.engine is _BF16 and not has_bf16]
+    if left_out:
+        print(f"left out, because this CPU has no bf16: {'; '.join(left_out)}", file=sys.stderr)
+    return [way for way in WAYS if way.name not in left_out]
+
+
 def held_out(task: Task, count: int) -> list[dict[str, str]]:
     """Return the demo's held-out texts of a task."""
     sys.path.insert(0, str(EXAMPLES))
@@ -71,12 +81,12 @@ def held_out(task: Task, count: int) -> list[dict[str, str]]:
     return [{"question": one.question, "context": one.text} for one in held_out_minutes(count)]
 
 
-def compare(source: Path, task: Task, count: int) -> Iterator[dict[str, Any]]:
+def compare(source: Path, task: Task, count: int, ways: Sequence[Way]) -> Iterator[dict[str, Any]]:
     """Export a checkpoint in every way and compare its predictions."""
     model = load_checkpoint(str(source), task).model
     texts = held_out(task, count)
     with tempfile.TemporaryDirectory() as room:
-        for number, way in enumerate(WAYS):
+        for number, way in enumerate(ways):
             path = export_bundle(str(source), task, Path(room, str(number)), settings=way.export).path
             bundle = Bundle.open(path)
             found = asdict(compare_texts(model, open_packed_engine(bundle, way.engine), bundle, texts))
@@ -133,15 +143,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bert", type=Path, help="a BERT checkpoint whose encoder to convert")
+    parser.add_argument("--only-bert", action="store_true", help="leave the demo checkpoints out")
     parser.add_argument("--count", type=int, default=210, help="documents of each kind")
     parser.add_argument("--head-examples", type=int, default=400)
     parser.add_argument("--head-steps", type=int, default=400)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
+    if chosen.only_bert and chosen.bert is None:
+        parser.error("--only-bert needs --bert")
     from longserve.export.cli import quiet_libraries
 
     quiet_libraries()
     sys.path.insert(0, str(EXAMPLES))
+    ways = ways_here()
     sources = [
         (EXAMPLES / "checkpoints" / "longformer-tiny-classification", Task.TEXT_CLASSIFICATION),
         (EXAMPLES / "checkpoints" / "longformer-tiny-qa", Task.QUESTION_ANSWERING),
@@ -156,8 +170,10 @@ def main() -> None:
             facts["converted_classifier_accuracy"] = accuracy
             print(f"the converted classifier is right on {accuracy:.1%} of held-out documents", flush=True)
             sources.append((converted, Task.TEXT_CLASSIFICATION))
+            if chosen.only_bert:
+                sources = sources[-1:]
         for source, task in sources:
-            for result in compare(source, task, chosen.count):
+            for result in compare(source, task, chosen.count, ways):
                 results.append(result)
                 print(json.dumps(result), flush=True)
     if chosen.json is not None:
