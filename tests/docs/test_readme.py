@@ -19,6 +19,7 @@ from doc_pages import DOCS, ROOT, blocks
 from triton_fixture import CLASSIFIER, RunningServer
 
 from longserve.serving import Bundle
+from longserve.serving.server.cpu import cpu_flags
 
 README = ROOT / "README.md"
 QUICKSTART = DOCS / "index.md"
@@ -27,7 +28,7 @@ set -euo pipefail
 longserve() {
   case "$1" in
     export) shift 2; "$LONGSERVE" export "$CHECKPOINT" "$@" ;;
-    validate) "$LONGSERVE" "${@/MODEL/$CHECKPOINT}" ;;
+    validate) set -- "${@/MODEL/$CHECKPOINT}"; "$LONGSERVE" "${@/#bf16/$BF16}" ;;
     serve)
       "$LONGSERVE" "$@" --http-port 0 --grpc-port 0 --metrics-port 0 --json > urls.json 2> serve.log &
       echo $! > serve.pid
@@ -43,7 +44,7 @@ make() { command make -n "$@" -C "$ROOT" > /dev/null; }
 curl() { command curl --noproxy '*' --fail "${@//localhost:8000/${HTTP#http://}}"; }
 """
 """A checkpoint of the test's in place of one from the hub, free ports, and `make` only as far as its targets
-exist: `.ci/run` runs them."""
+exist: `.ci/run` runs them. On a CPU without bf16, where it is refused, fp32 stands for it."""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -78,6 +79,7 @@ def run_page(page: Path, checkpoint: Path, server: RunningServer | None, names: 
         "CHECKPOINT": str(checkpoint),
         "HTTP": server.urls.http if server else "",
         "ROOT": str(ROOT),
+        "BF16": "bf16" if cpu_flags() & {"avx512_bf16", "amx_bf16"} else "fp32",
     }
     printed = ""
     for block in blocks(page):
