@@ -34,7 +34,7 @@ from longserve.serving.runtime.engine import (
     open_packed_engine,
 )
 from longserve.serving.runtime.manifest import Precision, Quantization, Task
-from longserve.serving.server.cpu import cpu_flags
+from longserve.serving.runtime.openvino_engine import cpu_capabilities
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 _FP32 = EngineSettings(engine=EngineName.OPENVINO)
@@ -64,7 +64,7 @@ WAYS = (
 
 def ways_here() -> list[Way]:
     """Return the ways that this CPU has the instructions for, and say which it has not."""
-    has_bf16 = bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
+    has_bf16 = "BF16" in cpu_capabilities()
     left_out = [way.name for way in WAYS if way.engine is _BF16 and not has_bf16]
     if left_out:
         print(f"left out, because this CPU has no bf16: {'; '.join(left_out)}", file=sys.stderr)

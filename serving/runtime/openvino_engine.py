@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .engine_settings import Arrays, EngineName, EngineSettings, InferencePrecision
 from .errors import EngineError
 
-__all__ = ["OpenVinoEngine"]
+__all__ = ["OpenVinoEngine", "cpu_capabilities"]
 
 _DEVICE = "CPU"
 _PRECISIONS = {InferencePrecision.FP32: "f32", InferencePrecision.BF16: "bf16"}
@@ -42,7 +42,7 @@ class OpenVinoEngine:
         self._precision = chosen.inference_precision or InferencePrecision.FP32
         self._keeps_memory = chosen.memory_arena
         core = _core()
-        _check_device(core, self._precision)
+        _check_device(self._precision)
         try:
             graph = core.read_model(os.fspath(model))
             # the compiled model knows the tensors by further names too
@@ -117,15 +117,29 @@ def _properties(settings: EngineSettings, precision: InferencePrecision) -> dict
     }
 
 
-def _check_device(core: Any, precision: InferencePrecision) -> None:
+def cpu_capabilities() -> list[str]:
+    """Return what OpenVINO computes in on this CPU, in its own words: `FP32`, `BF16`, `INT8` and others.
+
+    Raises:
+        EngineError: openvino is not installed or does not work here.
+    """
+    return list(_property("OPTIMIZATION_CAPABILITIES"))
+
+
+def _property(name: str) -> Any:
+    core = _core()
     try:
-        name = core.get_property(_DEVICE, "FULL_DEVICE_NAME")
-        capabilities = core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        return core.get_property(_DEVICE, name)
     except _ERRORS as error:
         raise EngineError(f"openvino has no {_DEVICE} device here: {_reason(error)}") from error
+
+
+def _check_device(precision: InferencePrecision) -> None:
+    capabilities = cpu_capabilities()
     if precision.value.upper() not in capabilities:
         raise EngineError(
-            f"the inference precision is {precision.value}, but OpenVINO's capabilities on this CPU ({name}) "
+            f"the inference precision is {precision.value}, but OpenVINO's capabilities on this CPU "
+            f"({_property('FULL_DEVICE_NAME')}) "
             f"are {', '.join(capabilities)}; bf16 needs AVX512_BF16 or AMX; choose fp32"
         )
 
@@ -145,7 +159,11 @@ def _core() -> Any:
     that it found. Of two cores the second would put back the first one's, which is freed by then: the next
     signal ends the process (seen with OpenVINO 2026.4.1).
     """
-    return _import_openvino().Core()
+    openvino = _import_openvino()
+    try:
+        return openvino.Core()
+    except _ERRORS as error:
+        raise EngineError(f"openvino does not start here: {_reason(error)}") from error
 
 
 def _import_openvino() -> Any:

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..runtime.cores import available_cores
-from ..runtime.errors import ServerError, TritonNotFound
+from ..runtime.errors import EngineError, ServerError, TritonNotFound
 from .cpu import describe_cpu
 from .environment import Fitness, check_libpython, check_numpy, check_packages, check_stub
 from .installation import TritonInstallation, find_triton
@@ -144,13 +144,12 @@ def _openvino() -> Finding:
     advice = "install 'longserve[openvino]' for a second engine; `longserve repo --engine auto` measures both"
     if _version("openvino") is None:
         return Finding(name="openvino", status=Status.ABSENT, found="not installed", remedy=advice)
-    try:
-        import openvino
+    from ..runtime.openvino_engine import cpu_capabilities
 
-        capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    except (ImportError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        return Finding(name="openvino", status=Status.ABSENT, found=f"does not work: {reason}", remedy=advice)
+    try:
+        capabilities = cpu_capabilities()
+    except EngineError as error:
+        return Finding(name="openvino", status=Status.ABSENT, found=str(error), remedy=advice)
     computes = [name for name in ("FP32", "BF16", "FP16", "INT8") if name in capabilities]
     found = f"{_version('openvino')}: computes in {', '.join(computes)} on this CPU"
     return Finding(name="openvino", status=Status.OK, found=found)

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 from doc_pages import DOCS, ROOT, blocks
+from openvino_support import has_bf16
 from triton_fixture import CLASSIFIER, RunningServer
 
 from longserve.serving import Bundle
-from longserve.serving.server.cpu import cpu_flags
 
 README = ROOT / "README.md"
 QUICKSTART = DOCS / "index.md"
@@ -79,7 +79,7 @@ def run_page(page: Path, checkpoint: Path, server: RunningServer | None, names: 
         "CHECKPOINT": str(checkpoint),
         "HTTP": server.urls.http if server else "",
         "ROOT": str(ROOT),
-        "BF16": "bf16" if cpu_flags() & {"avx512_bf16", "amx_bf16"} else "fp32",
+        "BF16": "bf16" if has_bf16() else "fp32",
     }
     printed = ""
     for block in blocks(page):
