@@ -17,6 +17,7 @@ from longserve.serving.runtime.engine import Engine, open_engine
 from longserve.serving.runtime.engine_settings import EngineName, EngineSettings
 from longserve.serving.runtime.manifest import Layout, Manifest
 from longserve.serving.runtime.packing import EncoderOutput, EncoderSequence, pack, pad, unpack, unpad
+from longserve.serving.server.cpu import INSTRUCTIONS
 
 from .errors import BenchError
 from .matrix import Case, EngineKind, EngineSpec, ProductLibrary
@@ -34,8 +35,9 @@ __all__ = [
 
 Float32Array = npt.NDArray[np.float32]
 Arrays = Mapping[str, npt.NDArray[np.generic]]
-TORCH_NEEDS = {"bf16": ("avx512_bf16", "amx_bf16"), "int8": ("avx512_vnni", "avx_vnni")}
-"""Instructions of which PyTorch needs one, lest a product takes minutes; /proc/cpuinfo's names of them."""
+TORCH_NEEDS = {"bf16": INSTRUCTIONS["bf16"], "int8": INSTRUCTIONS["int8 (VNNI)"]}
+"""Instructions of which PyTorch needs one. Without, a product of 1,024 tokens with a weight of base size took
+7 s in bf16 and 3 s in int8, and 0.06 s in fp32."""
 _ENGINES = {EngineKind.ONNXRUNTIME: EngineName.ONNXRUNTIME, EngineKind.OPENVINO: EngineName.OPENVINO}
 
 
@@ -114,8 +116,8 @@ def check_instructions(spec: EngineSpec, flags: Collection[str]) -> None:
     needed = TORCH_NEEDS.get(spec.precision, ()) if by_torch else ()
     if flags and needed and not any(flag in flags for flag in needed):
         raise BenchError(
-            f"this CPU has none of {', '.join(needed)}, without which a product in {spec.precision} takes "
-            "PyTorch minutes; leave the engine out"
+            f"this CPU has none of {', '.join(needed)}, without which PyTorch takes seconds for each product "
+            f"in {spec.precision}; leave the engine out"
         )
 
 

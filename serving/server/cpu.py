@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["cpu_flags", "cpu_name", "describe_cpu"]
+__all__ = ["INSTRUCTIONS", "cpu_flags", "cpu_name", "describe_cpu"]
 
 _CPUINFO = Path("/proc/cpuinfo")
-_GROUPS = {
+INSTRUCTIONS = {
     "AVX-512": ("avx512f",),
     "bf16": ("avx512_bf16", "amx_bf16"),
     "int8 (VNNI)": ("avx512_vnni", "avx_vnni"),
@@ -33,7 +33,7 @@ def describe_cpu(cpuinfo: Path = _CPUINFO) -> tuple[str, str]:
         return f"{cpu_name(cpuinfo)}; its instruction sets are not listed", ""
     there: list[str] = []
     missing: list[str] = []
-    for group, names in _GROUPS.items():
+    for group, names in INSTRUCTIONS.items():
         found = [name for name in names if name in flags]
         (there if found else missing).append(f"{group}: {', '.join(found)}" if found else group)
     described = f"{cpu_name(cpuinfo)}; {'; '.join(there) or 'none of the fast ones'}"
