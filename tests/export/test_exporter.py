@@ -31,10 +31,9 @@ from longserve.export import (
 from longserve.export.cli import stop_on_signals
 from longserve.export.progress import TerminalProgress
 from longserve.export.quantization import quantize_models
-from longserve.export.text_parity import read_texts, span_f1
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.engine import OnnxRuntimeEngine, encode, open_packed_engine
-from longserve.serving.runtime.errors import BundleNotFound, InvalidInput
+from longserve.serving.runtime.errors import InvalidInput
 from longserve.serving.runtime.manifest import (
     GlobalAttention,
     Layout,
@@ -324,84 +323,3 @@ def test_an_embedding_beyond_half_precision_stays_as_it_is(qa_bundle: Path, tmp_
 def test_only_int8_is_quantized() -> None:
     with pytest.raises(ExportError, match="quantization is weights but the precision fp32"):
         ExportSettings(quantization=Quantization.WEIGHTS)
-
-
-def test_validate_repeats_the_comparison(
-    classification_bundle: Path, classification_checkpoint: Path
-) -> None:
-    bundle = Bundle.open(classification_bundle)
-    texts = [{"text": "the quick brown fox " * count} for count in (1, 20, 300)]
-    result = validate_bundle(bundle, str(classification_checkpoint), texts=texts)
-    assert result.parity.failures == ()
-    assert result.texts is not None
-    assert (result.texts.texts, result.texts.same, result.texts.f1) == (3, 3, None)
-    assert 0 <= result.texts.largest_score_difference <= 1e-5
-
-
-def test_validate_compares_answers(qa_bundle: Path, qa_checkpoint: Path) -> None:
-    texts = [{"question": "who counted the lanterns?", "context": "the miller of the valley " * 100}]
-    result = validate_bundle(Bundle.open(qa_bundle), str(qa_checkpoint), texts=texts)
-    assert result.texts is not None
-    assert (result.texts.same, result.texts.f1) == (1, 1.0)
-
-
-def test_validate_refuses_another_checkpoint(qa_bundle: Path, tmp_path: Path) -> None:
-    other = make_checkpoint(
-        tmp_path / "other", "question-answering", attention_window=[32, 32], max_position_embeddings=514
-    )
-    with pytest.raises(ExportError, match="has attention_window"):
-        validate_bundle(Bundle.open(qa_bundle), str(other))
-
-
-def test_a_validation_that_fails_exits_1(qa_bundle: Path, tmp_path: Path) -> None:
-    """Same shape, other weights: every figure is off, and the command says so."""
-    other = make_checkpoint(tmp_path / "other", "question-answering", seed=99)
-    finished = subprocess.run(
-        [*COMMAND, "validate", str(qa_bundle), "--reference", str(other), "--json"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert finished.returncode == 1
-    assert "cases differ from PyTorch" in finished.stderr
-    assert json.loads(finished.stdout)["failures"]
-
-
-def test_spans_overlap() -> None:
-    assert span_f1((3, 9), (3, 9)) == 1.0
-    assert span_f1((0, 0), (0, 0)) == 1.0
-    assert span_f1((0, 4), (4, 8)) == 0.0
-    assert span_f1((0, 0), (4, 8)) == 0.0
-    assert span_f1((0, 4), (2, 6)) == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "holds no text"),
-        ('{"text": "a"}\nnonsense', "line 2 .* is not JSON"),
-        ('{"question": "a"}', 'line 1 .* has no text under "text"'),
-        ('{"text": 3}', "line 1"),
-    ],
-)
-def test_texts_that_cannot_be_read_are_named(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "texts.jsonl"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(ExportError, match=message):
-        read_texts(path, Task.TEXT_CLASSIFICATION)
-
-
-def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
-    finished = subprocess.run(
-        [*COMMAND, "validate", str(tmp_path / "none"), "--reference", "x"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    assert finished.returncode == 1
-    assert "is no bundle" in finished.stderr
-    with pytest.raises(BundleNotFound):
-        Bundle.open(tmp_path / "none")
