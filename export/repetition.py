@@ -9,13 +9,14 @@ graph then gets the others' nodes. A layer may read the result of the one before
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import onnx_ir as ir
+import torch
 from onnx_ir.tensor_adapters import TorchTensor
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import GraphError
 from .layers import TransformerLayer
@@ -48,16 +49,16 @@ class Repetition:
             isinstance(layer, TransformerLayer) for layer in layers
         ):
             return None
-        kinds: dict[Hashable, int] = {}
+        kinds: list[Any] = []
         traced: list[int] = []
         like: list[int] = []
         for number, layer in enumerate(layers):
             last = number == len(layers) - 1
             kind = "last" if last else _kind(layer)
             if kind not in kinds:
-                kinds[kind] = len(traced)
+                kinds.append(kind)
                 traced.append(number)
-            like.append(kinds[kind])
+            like.append(kinds.index(kind))
         return cls(module, tuple(traced), tuple(like)) if len(traced) < len(layers) else None
 
     def shortened(self) -> nn.Module:
@@ -67,7 +68,7 @@ class Repetition:
         return _with_children(self.module, core=core)
 
     def hide_parameters(self, graph: ir.Graph) -> None:
-        """Make inputs of the parameters of the layers that stand for others.
+        """Make inputs of the parameters and buffers of the layers that stand for others.
 
         So the optimizer cannot take for true of all layers what is true of one: that two weights are equal.
         """
@@ -131,22 +132,24 @@ class Repetition:
         """Make initializers of a layer's parameters."""
         for suffix, value in values.items():
             value.name = f"{_PREFIX}{number}.{suffix}"
-            tensor = self.module.get_parameter(value.name).detach()
-            value.const_value = TorchTensor(tensor, name=value.name)
+            owner, _, attribute = value.name.rpartition(".")
+            tensor: Tensor = getattr(self.module.get_submodule(owner), attribute)
+            value.const_value = TorchTensor(tensor.detach(), name=value.name)
             graph.register_initializer(value)
 
 
-def _kind(layer: nn.Module) -> Hashable:
+def _kind(layer: nn.Module) -> Any:
     """Return what equals another layer's exactly if both have the same nodes."""
-    return tuple((name, type(part), _settings(part), _shapes(part)) for name, part in layer.named_modules())
+    return [(name, type(part), _settings(part), _shapes(part)) for name, part in layer.named_modules()]
 
 
-def _settings(part: nn.Module) -> Hashable:
-    return tuple((name, value) for name, value in vars(part).items() if not name.startswith("_"))
+def _settings(part: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(part).items() if not name.startswith("_")}
 
 
-def _shapes(part: nn.Module) -> Hashable:
-    return tuple((name, p.shape, p.dtype) for name, p in part.named_parameters(recurse=False))
+def _shapes(part: nn.Module) -> list[tuple[str, torch.Size, torch.dtype]]:
+    tensors = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
+    return [(name, tensor.shape, tensor.dtype) for name, tensor in tensors]
 
 
 def _with_children(module: nn.Module, **children: nn.Module) -> nn.Module:

@@ -77,11 +77,22 @@ def test_nothing_is_left_out_of_a_module_without_like_layers(windows: list[int])
     assert Repetition.of(PaddedModel(model, block_size=16)) is None
 
 
-def test_layers_that_differ_in_a_setting_are_of_two_kinds() -> None:
+@pytest.mark.parametrize("difference", ["setting", "list", "buffer"])
+def test_layers_that_differ_in_more_than_values_are_of_two_kinds(difference: str) -> None:
     model = make_model("question-answering", num_hidden_layers=3, attention_window=16)
     module: Any = PaddedModel(model, block_size=16)
+    first, second, _ = module.core.layers
+    for layer in (first, second):
+        layer.widths = [1, 2]
+        layer.register_buffer("table", torch.zeros(4))
     assert Repetition.of(module) is not None
-    module.core.layers[1].output_norm.eps *= 2
+    match difference:
+        case "setting":
+            second.output_norm.eps *= 2
+        case "list":
+            second.widths = [1, 3]
+        case "buffer":
+            second.table = torch.zeros(5)
     assert Repetition.of(module) is None
 
 
