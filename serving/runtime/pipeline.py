@@ -33,7 +33,7 @@ from .results import (
 )
 from .scores import apply_function, combine_windows, default_function
 from .spans import Span, WindowLogits, best_spans, best_spans_of_windows, trimmed_bounds
-from .tokenization import EncodedText, Tokenizer
+from .tokenization import Tokenizer
 from .window_sequences import extents, plan, sequences_of, token_ids
 from .windows import Window, default_stride
 
@@ -58,14 +58,14 @@ class PreparedText:
         sequences: what the encoder is to run, one per window.
         tokens: length of the whole text, special tokens included.
         options: how the result is to be made.
-        offsets: characters of the text's tokens, int64 `[tokens, 2]`.
+        text: the text.
         windows: the text's tokens that each sequence holds.
     """
 
     sequences: tuple[EncoderSequence, ...]
     tokens: int
     options: ClassificationOptions
-    offsets: Int64Array
+    text: str
     windows: tuple[Window, ...]
 
 
@@ -113,18 +113,18 @@ class ClassificationPipeline(_Pipeline):
         """
         started = time.perf_counter()
         self.limits.check_text(text, "text")
-        encoded = self.tokenizer.encode(text, "text")
+        ids = self.tokenizer.ids(text, "text")
         stride = default_stride(self.manifest.max_length) if options.stride is None else options.stride
-        windows = plan("text", encoded, self.manifest.max_length - 2, stride, self.limits)
+        windows = plan("text", ids, self.manifest.max_length - 2, stride, self.limits)
         head, tail = token_ids(self.tokenizer.cls_id), token_ids(self.tokenizer.sep_id)
-        sequences = sequences_of(head, encoded, tail, windows, self.tokenizer, self.manifest)
-        tokens = encoded.ids.size + 2
+        sequences = sequences_of(head, ids, tail, windows, self.tokenizer, self.manifest)
+        tokens = ids.size + 2
         observer.prepared(tokens, len(windows), time.perf_counter() - started)
         return PreparedText(
             sequences=sequences,
             tokens=tokens,
             options=options,
-            offsets=encoded.offsets,
+            text=text,
             windows=windows,
         )
 
@@ -157,7 +157,7 @@ class ClassificationPipeline(_Pipeline):
         started = time.perf_counter()
         logits, function = self._logits(prepared, outputs)
         windows = []
-        places = extents(prepared.windows, prepared.offsets)
+        places = extents(prepared.windows, self.tokenizer.encode(prepared.text, "text").offsets)
         for (start, end, tokens), scores in zip(places, apply_function(logits, function), strict=True):
             ranked = self._ranked(scores, prepared.options.top_k)
             label, score = next(iter(ranked.items()))
@@ -199,14 +199,14 @@ class QuestionAnsweringPipeline(_Pipeline):
         started = time.perf_counter()
         self.limits.check_text(question, "question")
         self.limits.check_text(context, "context")
-        asked = self.tokenizer.encode(question, "question")
+        asked = self.tokenizer.ids(question, "question")
         encoded = self.tokenizer.encode(context, "context")
         self._check_question(asked)
         special = 2 + self.manifest.question_separators
-        capacity = self.manifest.max_length - asked.ids.size - special
+        capacity = self.manifest.max_length - asked.size - special
         if capacity < 1:
             raise InvalidInput(
-                f"the question has {asked.ids.size} tokens, which leaves no room for the context: the model "
+                f"the question has {asked.size} tokens, which leaves no room for the context: the model "
                 f"takes {self.manifest.max_length} tokens, {special} special ones included; shorten the "
                 "question",
                 reason=Refusal.QUESTION_TOO_LONG,
@@ -215,12 +215,12 @@ class QuestionAnsweringPipeline(_Pipeline):
         if stride is None:
             uncut = min(options.max_answer_tokens, capacity // 2)
             stride = max(default_stride(self.manifest.max_length), uncut)
-        windows = plan("context", encoded, capacity, stride, self.limits, asked)
+        windows = plan("context", encoded.ids, capacity, stride, self.limits, asked)
         cls_id, sep_id = self.tokenizer.cls_id, self.tokenizer.sep_id
         separators = token_ids(*[sep_id] * self.manifest.question_separators)
-        head = np.concatenate([token_ids(cls_id), asked.ids, separators])
-        sequences = sequences_of(head, encoded, token_ids(sep_id), windows, self.tokenizer, self.manifest)
-        tokens = asked.ids.size + encoded.ids.size + special
+        head = np.concatenate([token_ids(cls_id), asked, separators])
+        sequences = sequences_of(head, encoded.ids, token_ids(sep_id), windows, self.tokenizer, self.manifest)
+        tokens = asked.size + encoded.ids.size + special
         observer.prepared(tokens, len(windows), time.perf_counter() - started)
         return PreparedQuestion(
             sequences=sequences,
@@ -297,17 +297,17 @@ class QuestionAnsweringPipeline(_Pipeline):
             )
         return logits
 
-    def _check_question(self, asked: EncodedText) -> None:
+    def _check_question(self, asked: Int64Array) -> None:
         """A question's tokens attend globally, of which a graph may take a limited number."""
         capacity = self.manifest.max_global_tokens
-        needed = asked.ids.size + 1
+        needed = asked.size + 1
         if (
             self.manifest.global_attention is GlobalAttention.QUESTION
             and capacity is not None
             and needed > capacity
         ):
             raise InvalidInput(
-                f"the question has {asked.ids.size} tokens, but this bundle takes at most {capacity - 1} "
+                f"the question has {asked.size} tokens, but this bundle takes at most {capacity - 1} "
                 f"(it was exported with {capacity} global tokens); shorten it, or export with a larger "
                 "--max-global-tokens",
                 reason=Refusal.QUESTION_TOO_LONG,

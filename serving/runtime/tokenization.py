@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,15 @@ class Tokenizer:
             InvalidInput: not a string, empty, only whitespace, an embedded NUL, an unpaired surrogate, or
                 nothing that the vocabulary knows.
         """
+        encoding, ids = self._encode(text, name)
+        pairs = chain.from_iterable(encoding.offsets)
+        return EncodedText(ids, np.fromiter(pairs, np.int64, 2 * ids.size).reshape(-1, 2))
+
+    def ids(self, text: str, name: str) -> Int64Array:
+        """The ids of `encode` without the offsets, which take a tenth of its time, int64 `[tokens]`."""
+        return self._encode(text, name)[1]
+
+    def _encode(self, text: str, name: str) -> tuple[Any, Int64Array]:
         _check_text(text, name)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         ids = np.array(encoding.ids, dtype=np.int64)
@@ -81,14 +91,14 @@ class Tokenizer:
                 f"the {name} has no token in the model's vocabulary; give another text",
                 reason=Refusal.NOT_TEXT,
             )
-        forged = np.isin(ids, self._structural)
+        forged = (ids[:, None] == self._structural).any(axis=1)
         if forged.any():
             token = encoding.tokens[int(forged.argmax())]
             raise InvalidInput(
                 f"the {name} contains {token!r}, which this tokenizer reads as a special token; remove it",
                 reason=Refusal.NOT_TEXT,
             )
-        return EncodedText(ids, np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2))
+        return encoding, ids
 
 
 def _load(path: Path) -> Any:

@@ -11,7 +11,7 @@ from .errors import InvalidInput, Refusal
 from .limits import TextLimits
 from .manifest import GlobalAttention, Manifest
 from .packing import EncoderSequence, check_sequence
-from .tokenization import EncodedText, Tokenizer
+from .tokenization import Tokenizer
 from .windows import Window, count_windows, plan_windows
 
 __all__ = ["extents", "plan", "sequences_of", "token_ids"]
@@ -26,28 +26,28 @@ def extents(windows: Sequence[Window], offsets: Int64Array) -> list[tuple[int, i
 
 def plan(
     name: str,
-    encoded: EncodedText,
+    ids: Int64Array,
     capacity: int,
     stride: int,
     limits: TextLimits,
-    question: EncodedText | None = None,
+    question: Int64Array | None = None,
 ) -> tuple[Window, ...]:
     """Plan the windows of a text, with the caller's words in the error."""
-    if encoded.ids.size > capacity and capacity <= stride:
-        because = "" if question is None else f" beside a question of {question.ids.size} tokens"
+    if ids.size > capacity and capacity <= stride:
+        because = "" if question is None else f" beside a question of {question.size} tokens"
         remedy = "a smaller stride" if question is None else "a shorter question or a smaller stride"
         raise InvalidInput(
-            f"the {name} has {encoded.ids.size} tokens, of which one window has room for {max(capacity, 0)}"
+            f"the {name} has {ids.size} tokens, of which one window has room for {max(capacity, 0)}"
             f"{because}, but neighbouring windows share {stride} (stride); give {remedy}",
             reason=Refusal.OPTION if question is None else Refusal.QUESTION_TOO_LONG,
         )
-    limits.check_windows(count_windows(encoded.ids.size, capacity, stride), name)
-    return plan_windows(encoded.ids.size, capacity, stride)
+    limits.check_windows(count_windows(ids.size, capacity, stride), name)
+    return plan_windows(ids.size, capacity, stride)
 
 
 def sequences_of(
     head: Int64Array,
-    encoded: EncodedText,
+    text: Int64Array,
     tail: Int64Array,
     windows: Sequence[Window],
     tokenizer: Tokenizer,
@@ -57,7 +57,7 @@ def sequences_of(
     token_type = manifest.context_token_type
     made = []
     for window in windows:
-        ids = np.concatenate([head, encoded.ids[window.start : window.end], tail])
+        ids = np.concatenate([head, text[window.start : window.end], tail])
         mask = _global_attention_mask(ids, manifest.global_attention, tokenizer.sep_id)
         types = None
         if token_type:

@@ -1,4 +1,4 @@
-"""The commands and Python of the README and of the quickstart run in order, as a new user gives them."""
+"""The commands and Python of the README, the quickstart and the try-it page run as a new user gives them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from doc_pages import DOCS, ROOT, blocks
@@ -20,9 +21,11 @@ from openvino_support import has_bf16
 from triton_fixture import CLASSIFIER, RunningServer
 
 from longserve.serving import Bundle
+from longserve.serving.repository import build_repository
 
 README = ROOT / "README.md"
 QUICKSTART = DOCS / "index.md"
+TRY_IT = DOCS / "try-it.md"
 PRELUDE = """
 set -euo pipefail
 longserve() {
@@ -128,3 +131,11 @@ def test_the_quickstart_runs(quick_checkpoints: dict[str, Path], room: Path) -> 
     printed = run_page(QUICKSTART, quick_checkpoints["text-classification"], None, names)
     (row,) = [line.split("\t") for line in printed.splitlines() if line.startswith("letter.txt\t")]
     assert row[1] == names["result"].label
+
+
+def test_the_try_it_page_runs(classification_bundle: Path, room: Path) -> None:
+    build_repository(classification_bundle, "topics", room / "model_repository")
+    run_page(TRY_IT, classification_bundle, None, {})
+    address = json.loads((room / "urls.json").read_text())["page"]
+    with urlopen(address, timeout=30) as answer:
+        assert answer.status == 200 and b"<html" in answer.read()
