@@ -90,11 +90,9 @@ def see_blocks(query: Tensor, key: Tensor, value: Tensor, keys: KeyBlocks) -> Te
     Returns:
         *Shape:* `[heads, X * Q, D]`.
     """
-    index = keys.index.reshape(-1)
+    rows, index = keys.index.shape[0], keys.index.reshape(-1)
     seen_keys, seen_values = (
-        torch.index_select(part, 1, index)
-        .reshape(part.shape[0], *keys.index.shape, *part.shape[2:])
-        .flatten(2, 3)
+        torch.index_select(part, 1, index).reshape(part.shape[0], rows, -1, part.shape[-1])
         for part in (key, value)
     )
     weights = torch.softmax(query @ seen_keys.transpose(2, 3) + keys.bias, dim=-1)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -18,6 +19,7 @@ from transformers import PretrainedConfig
 from longserve.serving.runtime.manifest import Layout, Precision, Task
 
 from .architectures import architecture_of
+from .decomposition import without_decomposition
 from .errors import GraphError
 from .exporter_config import EncoderExporterConfig, exporter_config
 from .repetition import Repetition
@@ -65,7 +67,7 @@ def export_graph(
     inputs = description.dummy_inputs()
     repetition = Repetition.of(module)
     with _quiet(), _without_fake_tensor_cache():
-        program = torch.onnx.export(
+        program = _translated(
             module if repetition is None else repetition.shortened(),
             (),
             kwargs=inputs,
@@ -92,6 +94,15 @@ def export_graph(
     _clean(model, description, f"{architecture.name}_{layout.value}")
     check_graph(model, Precision.FP32)
     return model
+
+
+def _translated(*arguments: Any, **options: Any) -> torch.onnx.ONNXProgram | None:
+    """`torch.onnx.export`, which takes half the time without decomposition: with it only where it must be."""
+    try:
+        with without_decomposition():
+            return torch.onnx.export(*arguments, **options)
+    except torch.onnx.OnnxExporterError:  # an operator has no translation
+        return torch.onnx.export(*arguments, **options)
 
 
 def check_graph(model: ir.Model, precision: Precision) -> None:
