@@ -1,5 +1,5 @@
-"""The runbook's commands run as they stand, in order, in one shell. Of those that need a cluster, files and
-options are checked."""
+"""The runbook's commands run as they stand, in order, in one shell. Those for a cluster are run by `kubectl`
+against a stand-in for its API; of those that need Docker, files are checked."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from cluster_api import running_cluster
 from doc_pages import blocks
-from manifests import ROOT, parse_serve
+from manifests import DEPLOY, ROOT, documents, parse_serve
 
 from longserve.serving import Bundle
 from longserve.serving.runtime.metrics import METRICS
@@ -37,6 +38,15 @@ longserve() {
 curl() { command curl --noproxy '*' --fail "${@//localhost:8002/127.0.0.1:$METRICS}"; }
 """
 """Free ports in place of the defaults, and nothing else."""
+
+KUBECTL = """
+set -euo pipefail
+kubectl() {
+  local more=()
+  [ "$1" = apply ] && more=(--validate=false)  # the stand-in has no schemas
+  command kubectl --server "$API" "$@" "${more[@]}"
+}
+"""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -100,6 +110,37 @@ def test_the_log_is_as_the_page_says(output: str, room: Path) -> None:
     assert set(json.loads(example)) == set(requests[0])
     assert set(json.loads(RequestRecord("a").to_json("m", "1"))) <= set(requests[0])
     assert request_fields(example) is not None
+
+
+def test_the_commands_for_a_cluster_run(tmp_path: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("the commands are kubectl's")
+    script = "\n".join(block for block in commands(run=False) if block.startswith("kubectl"))
+    with running_cluster() as cluster:
+        environment = {**os.environ, "HOME": str(tmp_path), "KUBECONFIG": os.devnull, "API": cluster.url}
+        environment |= {"NO_PROXY": "*", "no_proxy": "*"}
+        result = subprocess.run(
+            ["bash", "-c", KUBECTL + script],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("successfully rolled out") == 2
+    kept = {(item["kind"], item["metadata"]["name"]) for item in cluster.objects.values()}
+    paths = [*(DEPLOY / "kubernetes").glob("*.yaml"), DEPLOY / "kserve" / "inference-service.yaml"]
+    given = [item for path in paths for item in documents(path) if item["kind"] != "Kustomization"]
+    assert {(item["kind"], item["metadata"]["name"]) for item in given} <= kept
+    (release,) = [
+        item["spec"]["template"]["metadata"]["annotations"]["release"]
+        for (plural, _), item in cluster.objects.items()
+        if plural == "deployments"
+    ]
+    assert release == "1", "the roll back went to the revision before"
+    (metric,) = [path for path in cluster.raw if "custom.metrics" in path]
+    assert metric.rpartition("/")[2] in METRICS
 
 
 @pytest.mark.parametrize("block", commands(run=False))
