@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +53,37 @@ def test_offsets_are_code_points_of_the_text_in_order(tokenizer: Tokenizer, text
         covered[start:end] = True
     missed = [c for c, hit in zip(text, covered, strict=False) if not hit]
     assert all(character.isspace() for character in missed)
+
+
+@settings(deadline=None)
+@given(text=TEXTS)
+def test_the_ids_alone_are_those_with_offsets(tokenizer: Tokenizer, text: str) -> None:
+    np.testing.assert_array_equal(tokenizer.ids(text, "text"), tokenizer.encode(text, "text").ids)
+
+
+@pytest.mark.parametrize("method", ["encode", "ids"])
+def test_a_long_text_holds_no_other_thread_up(tokenizer: Tokenizer, method: str) -> None:
+    """Or a server could neither refuse nor say that it is alive meanwhile."""
+    text = "key box mill " * 200_000
+    pauses: list[float] = []
+    done = threading.Event()
+
+    def tick() -> None:
+        last = time.perf_counter()
+        while not done.is_set():
+            time.sleep(0.001)
+            now = time.perf_counter()
+            pauses.append(now - last)
+            last = now
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    started = time.perf_counter()
+    getattr(tokenizer, method)(text, "text")
+    taken = time.perf_counter() - started
+    done.set()
+    thread.join()
+    assert max(pauses) < taken / 2
 
 
 @pytest.mark.parametrize(

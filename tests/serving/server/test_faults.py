@@ -252,9 +252,10 @@ def test_a_slow_client_holds_nobody_up(served: Served, expected: dict[str, tuple
         with load(served, expected) as counted:
             done = counted.outcomes["right"]
             for start in range(0, len(request), 20):
+                if start + 20 >= len(request):  # what is still under way has held up none of these
+                    _wait_for(lambda: counted.outcomes["right"] > done + 10)
                 slow.sendall(request[start : start + 20])
                 time.sleep(0.05)
-            assert counted.outcomes["right"] > done + 3
         answer = b""
         while b"WINDOWS" not in answer:  # read as slowly as it was written
             piece = slow.recv(16)

@@ -75,7 +75,7 @@ def test_a_full_model_refuses_at_once(narrow: tuple[Caller, str]) -> None:
             started = time.monotonic()
             with pytest.raises(Refused) as refused:
                 windows(caller, SHORT)
-            assert time.monotonic() - started < 1.0  # others' texts are tokenized meanwhile
+            assert time.monotonic() - started < 0.3
             assert refused.value.status == unavailable
             assert "maximum queue size" in refused.value.message
         assert not ended
@@ -96,6 +96,6 @@ def test_a_requests_time_is_kept_while_it_waits(narrow: tuple[Caller, str]) -> N
         late = pool.submit(windows, caller, LONG, 0.2)
         with pytest.raises(Refused) as refused:
             late.result(30)
-        assert 0.2 <= time.monotonic() - started < 1.2
+        assert 0.2 <= time.monotonic() - started < 0.6
         assert (refused.value.status, refused.value.message) == (unavailable, "Request timeout expired")
         assert windows(caller, SHORT, timeout=20) == 1
