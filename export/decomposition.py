@@ -8,6 +8,7 @@ they are but for a few, which are replaced here one by one.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
@@ -28,19 +29,27 @@ _CHECKS = {_aten._assert_scalar.default, _aten._assert_tensor_metadata.default}
 """What is to raise where inputs are unlike those of the trace: nothing in an ONNX graph."""
 
 
+_replacing = threading.Lock()
+
+
 @contextlib.contextmanager
 def without_decomposition() -> Iterator[None]:
-    """Let `ExportedProgram.run_decompositions` only replace operators, where that is enough."""
-    decompose: Callable[..., ExportedProgram] = ExportedProgram.run_decompositions
+    """Let `ExportedProgram.run_decompositions` only replace operators, where that is enough.
+
+    It is as ever in other threads; one that comes here too waits.
+    """
+    thread = threading.get_ident()
 
     def replace(program: ExportedProgram, *arguments: Any, **options: Any) -> ExportedProgram:
-        if replaced_operators(program.graph):
+        if threading.get_ident() == thread and replaced_operators(program.graph):
             program.graph_module.recompile()
             return program
         return decompose(program, *arguments, **options)
 
-    with patch.object(ExportedProgram, "run_decompositions", replace):
-        yield
+    with _replacing:
+        decompose: Callable[..., ExportedProgram] = ExportedProgram.run_decompositions
+        with patch.object(ExportedProgram, "run_decompositions", replace):
+            yield
 
 
 def replaced_operators(graph: Graph) -> bool:
@@ -58,7 +67,7 @@ def replaced_operators(graph: Graph) -> bool:
             graph.erase_node(node)
         elif node.target in _SAME_ARGUMENTS:
             node.target = _SAME_ARGUMENTS[node.target]
-        elif node.target is _aten.to.dtype:
+        elif node.target is _aten.to.dtype and len(node.args) > 1:
             value, dtype = node.args[:2]  # what else it takes is of places in memory
             node.target, node.args, node.kwargs = _aten._to_copy.default, (value,), {"dtype": dtype}
         elif node.target is _aten.rsub.Scalar and len(node.args) == 2 and not node.kwargs:

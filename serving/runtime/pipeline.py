@@ -58,7 +58,7 @@ class PreparedText:
         sequences: what the encoder is to run, one per window.
         tokens: length of the whole text, special tokens included.
         options: how the result is to be made.
-        text: the text.
+        text: the text, for the characters of its windows should they be asked for.
         windows: the text's tokens that each sequence holds.
     """
 

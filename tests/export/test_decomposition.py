@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,7 @@ def _written(value: Tensor) -> Tensor:
 EXPORT = {"dynamo": True, "optimize": False, "verbose": False}
 REPLACED = {
     "a cast": lambda v: (v > 0).to(torch.int64),
+    "a cast by name": lambda v: v.to(dtype=torch.float64),
     "a cast and a copy": lambda v: v.to(torch.float64, copy=True),
     "and, or": lambda v: ((v > 0) & (v < 1)) | (v > 2),
     "a difference from a number": lambda v: 3.0 - v,
@@ -125,9 +127,22 @@ def test_an_operator_that_is_not_translated_at_all_is_an_error() -> None:
         graph._translated(module, (torch.eye(3),), **EXPORT)
 
 
-def test_afterwards_pytorch_is_as_before() -> None:
+def test_afterwards_and_in_other_threads_pytorch_is_as_ever(decomposed: list[ExportedProgram]) -> None:
     before = ExportedProgram.run_decompositions
-    with pytest.raises(KeyError), without_decomposition():
-        assert ExportedProgram.run_decompositions is not before
+    program = torch.export.export(_Applied(REPLACED["a cast"]).eval(), (torch.ones(2),))
+    with ThreadPoolExecutor(1) as pool, pytest.raises(KeyError), without_decomposition():
+        program.run_decompositions()
+        assert not decomposed
+        pool.submit(program.run_decompositions).result()
+        assert decomposed == [program]
+
+        def enter() -> None:
+            with without_decomposition():
+                pass
+
+        waits = pool.submit(enter)
+        with pytest.raises(TimeoutError):
+            waits.result(0.2)
         raise KeyError
+    assert waits.done()
     assert ExportedProgram.run_decompositions is before
