@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 from checkpoints import WORDS
 from kserve import Caller, GrpcCaller, Refused, bytes_tensor
@@ -103,9 +105,19 @@ def test_mixed_lengths_are_run_without_padding(growth: Any, grpc: GrpcCaller, qa
         context = bytes_tensor("so " * (1 + number * 37) + WORDS)
         grpc.infer(QA, {"QUESTION": bytes_tensor("who"), "CONTEXT": context})
 
+    held = {
+        "input_ids": np.full((16, 512), 7, dtype=np.int64),
+        "global_attention_mask": np.eye(1, 512, dtype=np.int64).repeat(16, axis=0),
+    }
+
     def act() -> None:
-        with ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(9) as pool:
+            busy = pool.submit(
+                grpc.infer, qa_encoder, held
+            )  # so that the eight wait for the encoder together
+            time.sleep(0.05)
             list(pool.map(ask, range(8)))
+            busy.result()
 
     grown = growth(act)
     tokens = grown("longserve_positions_total", model=qa_encoder, holds="token")
