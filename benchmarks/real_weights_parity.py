@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -96,9 +97,13 @@ def measure(source: Path, task: str, room: Path) -> Iterator[dict[str, Any]]:
     from longserve.export.parity import check_parity
     from longserve.serving.runtime.engine import EngineName, EngineSettings, InferencePrecision, open_engine
     from longserve.serving.runtime.manifest import Layout, Precision, Quantization, Task
+    from longserve.serving.runtime.openvino_engine import cpu_capabilities
 
     model = load_checkpoint(str(source), Task(task)).model
     for way in WAYS:
+        if way.inference_precision == "bf16" and "BF16" not in cpu_capabilities():
+            print(f"left out, because this CPU has no bf16: {way}", file=sys.stderr, flush=True)
+            continue
         target = room / f"{task}-{way.precision}-{way.quantization}"
         settings = ExportSettings(
             precision=Precision(way.precision),

@@ -39,6 +39,7 @@ from .half import HALF_TYPES, half_engines, layout_module
 from .parity import ParityReport, check_parity
 from .progress import Progress
 from .quantization import quantize_models
+from .rounding import drawn_calibration
 from .text_parity import TextParity, compare_texts
 from .weights import save_models
 
@@ -280,7 +281,9 @@ def _write_models(checkpoint: Checkpoint, manifest: Manifest, stage: Path, progr
         models[file] = export_graph(module, checkpoint.config, checkpoint.task, layout, opset=manifest.opset)
     if manifest.quantization is not None:
         progress.stage("quantize")
-        models = quantize_models(models, manifest.quantization, stage)
+        by_results = manifest.quantization is Quantization.WEIGHTS
+        calibration = drawn_calibration(manifest, GRAPH_FILES[Layout.PACKED]) if by_results else None
+        models = quantize_models(models, manifest.quantization, stage, calibration)
     progress.stage("write weights")
     save_models(models, stage)
 

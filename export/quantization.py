@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -16,6 +17,7 @@ from longserve.serving.runtime.manifest import Precision, Quantization
 
 from .errors import GraphError
 from .graph import check_graph
+from .rounding import Calibration, FloatArray, compensated_rounding, second_moments
 from .weights import save_models
 
 __all__ = ["quantize_models"]
@@ -29,10 +31,14 @@ _QUANTIZED_WEIGHTS = (
 )
 """The products over all tokens: over 99 % of the work. Global rows and heads stay float32."""
 _EMBEDDINGS = "_embeddings.weight"
+_Rounded = tuple[npt.NDArray[np.int8], FloatArray]
 
 
 def quantize_models(
-    models: Mapping[str, ir.Model], quantization: Quantization, scratch: Path
+    models: Mapping[str, ir.Model],
+    quantization: Quantization,
+    scratch: Path,
+    calibration: Calibration | None = None,
 ) -> dict[str, ir.Model]:
     """Quantize the weights of the encoder's linear layers to int8, one scale per output channel.
 
@@ -40,6 +46,8 @@ def quantize_models(
         models: file name to float32 model.
         quantization: the form; see `Quantization`.
         scratch: directory for temporary files.
+        calibration: for `Quantization.WEIGHTS`: round them so that the layers' results change least on these
+            inputs. None: each weight to the nearest integer.
 
     Returns:
         File name to quantized model; `models` are left as they were.
@@ -56,7 +64,8 @@ def quantize_models(
         source.mkdir()
         save_models(models, source)
         if quantization is Quantization.WEIGHTS:
-            quantized = {name: _with_int8_weights(ir.load(source / name)) for name in models}
+            rounded = {} if calibration is None else _rounded_for(calibration, source)
+            quantized = {name: _with_int8_weights(ir.load(source / name), rounded) for name in models}
         else:
             quantized = {name: _dynamic(source / name, models[name], Path(folder)) for name in models}
     for model in quantized.values():
@@ -75,17 +84,38 @@ def _products(model: ir.Model) -> list[ir.Node]:
     ]
 
 
-def _with_int8_weights(model: ir.Model) -> ir.Model:
-    """Store each weight `[in, out]` as int8 with a float32 scale per column, -127 to 127 for its extremes."""
+def _rounded_for(calibration: Calibration, source: Path) -> dict[str, _Rounded]:
+    """Return each weight of a graph, by its name, as it is best rounded for the inputs of the calibration."""
+    model = ir.load(source / calibration.file)
+    products = [(str(n.inputs[0].name), n.inputs[1]) for n in _products(model) if n.inputs[0] is not None]
+    weights = {
+        str(weight.name): (read, weight.const_value.numpy().copy())
+        for read, weight in products
+        if weight is not None and weight.const_value is not None
+    }
+    moments = second_moments(model, [read for read, _ in products], calibration, source)
+    return {name: compensated_rounding(weight, moments[read]) for name, (read, weight) in weights.items()}
+
+
+def _nearest(values: FloatArray) -> _Rounded:
+    scale = np.abs(values).max(axis=0) / np.float32(127)
+    scale[scale == 0] = 1
+    return np.rint(values / scale).astype(np.int8), scale
+
+
+def _with_int8_weights(model: ir.Model, rounded: Mapping[str, _Rounded]) -> ir.Model:
+    """Store each weight `[in, out]` as int8 with a float32 scale per column, -127 to 127 for its extremes.
+
+    What `rounded` does not hold goes to the nearest integer.
+    """
     graph = model.graph
     for product in _products(model):
         weight = product.inputs[1]
         assert weight is not None and weight.const_value is not None
-        values = weight.const_value.numpy()
-        scale = np.abs(values).max(axis=0) / np.float32(127)
-        scale[scale == 0] = 1
+        name = str(weight.name)
+        integers, scale = rounded[name] if name in rounded else _nearest(weight.const_value.numpy())
         stored = [
-            _initializer(graph, f"{weight.name}_int8", np.rint(values / scale).astype(np.int8)),
+            _initializer(graph, f"{weight.name}_int8", integers),
             _initializer(graph, f"{weight.name}_scale", scale),
         ]
         restored = ir.node("DequantizeLinear", stored, {"axis": 1}, name=f"{weight.name}_restored")

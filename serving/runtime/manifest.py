@@ -63,8 +63,9 @@ class Quantization(str, Enum):
     DYNAMIC = "dynamic"
     """ONNX Runtime's own operators: weights per column, activations per tensor as they come."""
     WEIGHTS = "weights"
-    """Weights per column behind a standard DequantizeLinear, which any engine reads. OpenVINO multiplies them
-    as integers and quantizes the activations in groups of a token's values; others compute in float32."""
+    """Weights per column behind a standard DequantizeLinear, which any engine reads, rounded so that the
+    layers' results change least. OpenVINO multiplies them as integers and quantizes the activations in groups
+    of a token's values; others compute in float32."""
 
 
 class Layout(str, Enum):
