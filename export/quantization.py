@@ -87,14 +87,23 @@ def _products(model: ir.Model) -> list[ir.Node]:
 def _rounded_for(calibration: Calibration, source: Path) -> dict[str, _Rounded]:
     """Return each weight of a graph, by its name, as it is best rounded for the inputs of the calibration."""
     model = ir.load(source / calibration.file)
-    products = [(str(n.inputs[0].name), n.inputs[1]) for n in _products(model) if n.inputs[0] is not None]
-    weights = {
-        str(weight.name): (read, weight.const_value.numpy().copy())
-        for read, weight in products
-        if weight is not None and weight.const_value is not None
-    }
-    moments = second_moments(model, [read for read, _ in products], calibration, source)
-    return {name: compensated_rounding(weight, moments[read]) for name, (read, weight) in weights.items()}
+    weights: dict[str, dict[str, FloatArray]] = {}
+    for product in _products(model):
+        read, weight = product.inputs
+        assert read is not None and weight is not None and weight.const_value is not None
+        weights.setdefault(str(read.name), {})[str(weight.name)] = weight.const_value.numpy().copy()
+    moments = second_moments(model, list(weights), calibration, source)
+    rounded: dict[str, _Rounded] = {}
+    for read_name, reading in weights.items():  # what reads the same input goes together: one inverse for all
+        integers, scale = compensated_rounding(
+            np.concatenate(list(reading.values()), axis=1), moments[read_name]
+        )
+        start = 0
+        for name, values in reading.items():
+            stop = start + values.shape[1]
+            rounded[name] = integers[:, start:stop].copy(), scale[start:stop].copy()
+            start = stop
+    return rounded
 
 
 def _nearest(values: FloatArray) -> _Rounded:

@@ -27,7 +27,7 @@ __all__ = ["Calibration", "FloatArray", "compensated_rounding", "drawn_calibrati
 
 FloatArray = npt.NDArray[np.float32]
 
-_LENGTHS = (64, 128, 256, 512, 512, 512, 1024, 2048)
+_LENGTHS = (64, 128, 256, 512, 1024, 1024)
 """Tokens of the drawn sequences; a model that takes fewer gets its longest instead."""
 _BLOCK = 128
 """Features that are rounded before what they leave is taken over to all that come after."""
