@@ -6,9 +6,9 @@ import ast
 import importlib
 import json
 import re
-import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import entry_points, packages_distributions
@@ -277,13 +277,12 @@ print("LOADED", *sorted({name.split(".")[0] for name in sys.modules}))
         }
 
     def test_help_answers_at_once(self) -> None:
-        """By processor time, the least of several runs: it waits for nothing, but the machine may be busy."""
+        """The least of several runs: what others do on the machine only adds."""
         command = [str(Path(sys.executable).with_name("longserve")), "--help"]
 
         def seconds() -> float:
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            begin = time.perf_counter()
             subprocess.run(command, stdout=subprocess.DEVNULL, timeout=60, check=True)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            return time.perf_counter() - begin
 
-        assert 0.01 < min(seconds() for _ in range(5)) < 0.3
+        assert min(seconds() for _ in range(5)) < 0.3
