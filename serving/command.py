@@ -1,7 +1,8 @@
-"""The `longserve` command: one group whose subcommands other modules register.
+"""The `longserve` command: one group of the subcommands of both halves.
 
-A subcommand is an entry point of the group `longserve.commands`, so this module knows neither half by import.
-Nothing of a subcommand is imported before it is asked for: `longserve --help` lists names and summaries only.
+Nothing of a subcommand is imported before it is asked for: `longserve --help` lists names and summaries only,
+and this module knows neither half by import. Its own imports are few too: each call of the command pays for
+them.
 """
 
 from __future__ import annotations
@@ -9,91 +10,123 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib import import_module
+from typing import NamedTuple
 
 import click
 
-__all__ = ["ENTRY_POINT_GROUP", "cli", "main"]
+__all__ = ["COMMANDS", "cli", "main"]
 
-ENTRY_POINT_GROUP = "longserve.commands"
 _INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What the listing says of a subcommand without importing it, and the extra that its imports need."""
+class Subcommand(NamedTuple):
+    """A subcommand, without importing it.
 
+    Attributes:
+        target: `module:attribute` of its click command.
+        summary: what the listing says of it.
+        extra: what its imports need.
+    """
+
+    target: str
     summary: str
     extra: str
 
 
-_KNOWN = {
-    "export": _Known("Export a checkpoint to a validated ONNX bundle.", "export,cpu"),
-    "validate": _Known("Compare a bundle with PyTorch again.", "export,cpu"),
-    "inspect": _Known("Show what a bundle holds.", "serve"),
-    "repo": _Known("Build the Triton models of a bundle.", "serve"),
-    "lint": _Known("Find what is wrong with a model repository.", "serve"),
-    "serve": _Known("Serve a Triton model repository.", "serve,cpu"),
-    "ready": _Known("Ask whether a server's models answer.", "client"),
-    "classify": _Known("Classify documents.", "client"),
-    "ask": _Known("Answer a question from a document.", "client"),
-    "batch": _Known("Score a file of documents, resumable.", "batch,cpu,client"),
-    "compare": _Known("Compare models on labelled documents: which one to take.", "batch,cpu,report"),
-    "bench": _Known("Measure engines against each other and PyTorch.", "export,cpu,bench"),
-    "tensorrt": _Known("Build a TensorRT engine from a bundle.", "export,tensorrt"),
-    "report": _Known("Write a page on a bundle: parity, speed, how to serve it.", "export,cpu,report"),
-    "push": _Known("Upload a bundle to the Hugging Face hub.", "hub"),
-    "pull": _Known("Download a bundle from the Hugging Face hub.", "hub"),
-    "doctor": _Known("Show what is installed and usable here.", "serve"),
-    "demo": _Known("Do the whole job on the demo checkpoints.", "export,serve,cpu"),
+COMMANDS = {
+    "export": Subcommand(
+        "longserve.export.cli:export_command", "Export a checkpoint to a validated ONNX bundle.", "export,cpu"
+    ),
+    "validate": Subcommand(
+        "longserve.export.cli:validate_command", "Compare a bundle with PyTorch again.", "export,cpu"
+    ),
+    "inspect": Subcommand(
+        "longserve.serving.cli.bundles:inspect_command", "Show what a bundle holds.", "serve"
+    ),
+    "repo": Subcommand(
+        "longserve.serving.cli.server:repo_command", "Build the Triton models of a bundle.", "serve"
+    ),
+    "lint": Subcommand(
+        "longserve.serving.cli.lint:lint_command", "Find what is wrong with a model repository.", "serve"
+    ),
+    "serve": Subcommand(
+        "longserve.serving.cli.server:serve_command", "Serve a Triton model repository.", "serve,cpu"
+    ),
+    "ready": Subcommand(
+        "longserve.serving.cli.ready:ready_command", "Ask whether a server's models answer.", "client"
+    ),
+    "classify": Subcommand(
+        "longserve.serving.cli.requests:classify_command", "Classify documents.", "client"
+    ),
+    "ask": Subcommand(
+        "longserve.serving.cli.requests:ask_command", "Answer a question from a document.", "client"
+    ),
+    "batch": Subcommand(
+        "longserve.serving.cli.batch:batch_command",
+        "Score a file of documents, resumable.",
+        "batch,cpu,client",
+    ),
+    "compare": Subcommand(
+        "longserve.serving.cli.compare:compare_command",
+        "Compare models on labelled documents: which one to take.",
+        "batch,cpu,report",
+    ),
+    "bench": Subcommand(
+        "longserve.export.bench.cli:bench_command",
+        "Measure engines against each other and PyTorch.",
+        "export,cpu,bench",
+    ),
+    "tensorrt": Subcommand(
+        "longserve.export.tensorrt.cli:tensorrt_command",
+        "Build a TensorRT engine from a bundle.",
+        "export,tensorrt",
+    ),
+    "report": Subcommand(
+        "longserve.export.report.cli:report_command",
+        "Write a page on a bundle: parity, speed, how to serve it.",
+        "export,cpu,report",
+    ),
+    "push": Subcommand(
+        "longserve.export.hub_cli:push_command", "Upload a bundle to the Hugging Face hub.", "hub"
+    ),
+    "pull": Subcommand(
+        "longserve.export.hub_cli:pull_command", "Download a bundle from the Hugging Face hub.", "hub"
+    ),
+    "doctor": Subcommand(
+        "longserve.serving.cli.server:doctor_command", "Show what is installed and usable here.", "serve"
+    ),
+    "demo": Subcommand(
+        "longserve.export.demo_cli:demo_command",
+        "Do the whole job on the demo checkpoints.",
+        "export,serve,cpu",
+    ),
 }
 
 
 class LazyGroup(click.Group):
     """A group that imports a subcommand's module only when the subcommand is used."""
 
-    @cached_property
-    def _entries(self) -> dict[str, EntryPoint]:
-        return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
-
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Registered names: the known ones in the order of use, then the others by name."""
-        known = [name for name in _KNOWN if name in self._entries]
-        return known + sorted(set(self._entries) - set(known))
+        """The names, in the order of use."""
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return the subcommand."""
-        entry = self._entries.get(cmd_name)
-        if entry is None:
-            if cmd_name in _KNOWN:
-                raise click.UsageError(
-                    f"this installation has no command '{cmd_name}'; "
-                    f"install 'longserve[{_KNOWN[cmd_name].extra}]'",
-                    ctx,
-                )
+        if cmd_name not in COMMANDS:
             return None
+        module, _, attribute = COMMANDS[cmd_name].target.partition(":")
         try:
-            command = entry.load()
+            command: click.Command = getattr(import_module(module), attribute)
         except ModuleNotFoundError as error:
             raise _missing_import(cmd_name, error) from error
-        if not isinstance(command, click.Command):
-            raise click.ClickException(
-                f"the entry point {entry.value} is no click command; reinstall longserve"
-            )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of subcommands without importing them."""
-        rows = [
-            (name, _KNOWN[name].summary if name in _KNOWN else self._entries[name].value)
-            for name in self.list_commands(ctx)
-        ]
-        if rows:
-            with formatter.section("Commands"):
-                formatter.write_dl(rows)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, subcommand.summary) for name, subcommand in COMMANDS.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -152,7 +185,9 @@ def _flushed(call: Callable[[], object]) -> int:
 
 
 def _missing_import(name: str, error: ModuleNotFoundError) -> click.ClickException:
-    extra = _KNOWN[name].extra if name in _KNOWN else "export,serve,client,cpu"
+    from importlib.metadata import version
+
+    extra = COMMANDS[name].extra if name in COMMANDS else "export,serve,client,cpu"
     module = (error.name or str(error)).split(".")[0]
     if module == "longserve":
         return click.ClickException(f"this installation lacks {error.name}; reinstall longserve")

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from hub_server import Hub, hub_environment, running_hub
 from triton_fixture import RunningServer
 
 from longserve.serving import Task
+from longserve.serving.command import cli
 
 RUN = ("elsewhere.md", "how-to/*.md", "report.md")
 """Pages whose blocks run in one directory, in order. The others have tests of their own in this folder."""
@@ -133,9 +133,8 @@ def addressed(code: str, server: RunningServer) -> str:
 
 @cache
 def command(name: str) -> click.Command:
-    (entry,) = entry_points(group="longserve.commands", name=name)
-    loaded = entry.load()
-    assert isinstance(loaded, click.Command)
+    loaded = cli.get_command(click.Context(cli), name)
+    assert loaded is not None, name
     return loaded
 
 
