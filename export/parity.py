@@ -18,7 +18,7 @@ from longserve.serving.runtime.packing import EncoderOutput, EncoderSequence, pa
 
 from .architectures import architecture_of
 from .errors import ParityFailed
-from .parity_cases import ParityCase, make_cases, make_sequences
+from .parity_cases import ParityCase, make_cases, sequences_of
 from .progress import Progress
 
 __all__ = [
@@ -225,15 +225,7 @@ def check_parity(
     if progress is not None:
         progress.stage("compare with PyTorch", len(cases))
     for case in cases:
-        rows = make_sequences(
-            case,
-            vocab_size=manifest.vocab_size,
-            pad_token_id=manifest.special_tokens["pad"],
-            type_vocab_size=manifest.type_vocab_size,
-            max_global_tokens=manifest.max_global_tokens,
-            takes_global_attention=manifest.takes_global_attention,
-            separator=manifest.special_tokens["sep"] if architecture.reads_separators else None,
-        )
+        rows = sequences_of(case, manifest, separated=architecture.reads_separators)
         together = [output.vectors() for output in reference_outputs(model, rows, manifest)]
         for layout, engine in engines.items():
             reference = together

@@ -9,9 +9,17 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
+from longserve.serving.runtime.manifest import Manifest
 from longserve.serving.runtime.packing import EncoderSequence
 
-__all__ = ["GlobalPattern", "ParityCase", "default_lengths", "make_cases", "make_sequences"]
+__all__ = [
+    "GlobalPattern",
+    "ParityCase",
+    "default_lengths",
+    "make_cases",
+    "make_sequences",
+    "sequences_of",
+]
 
 _LONG = 300
 """Beyond this length a case costs seconds on a real model, so that a length meets fewer patterns."""
@@ -90,6 +98,25 @@ def make_cases(
             rows, mixed = rows[:2], mixed[:2]
         cases.append(ParityCase(lengths=rows, patterns=mixed, seed=seed + len(cases)))
     return cases
+
+
+def sequences_of(case: ParityCase, manifest: Manifest, *, separated: bool) -> list[EncoderSequence]:
+    """Draw the rows of a case for the model that `manifest` describes; see `make_sequences`.
+
+    Args:
+        case: the rows' lengths and patterns.
+        manifest: what its ids and tokens are.
+        separated: whether a separator stands after a question's worth of tokens.
+    """
+    return make_sequences(
+        case,
+        vocab_size=manifest.vocab_size,
+        pad_token_id=manifest.special_tokens["pad"],
+        type_vocab_size=manifest.type_vocab_size,
+        max_global_tokens=manifest.max_global_tokens,
+        takes_global_attention=manifest.takes_global_attention,
+        separator=manifest.special_tokens["sep"] if separated else None,
+    )
 
 
 def make_sequences(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -17,7 +16,14 @@ from longserve.serving.runtime.manifest import Precision, Quantization
 
 from .errors import GraphError
 from .graph import check_graph
-from .rounding import Calibration, FloatArray, compensated_rounding, second_moments
+from .rounding import (
+    Calibration,
+    FloatArray,
+    Rounded,
+    compensated_rounding,
+    nearest_rounding,
+    second_moments,
+)
 from .weights import save_models
 
 __all__ = ["quantize_models"]
@@ -31,7 +37,6 @@ _QUANTIZED_WEIGHTS = (
 )
 """The products over all tokens: over 99 % of the work. Global rows and heads stay float32."""
 _EMBEDDINGS = "_embeddings.weight"
-_Rounded = tuple[npt.NDArray[np.int8], FloatArray]
 
 
 def quantize_models(
@@ -53,8 +58,8 @@ def quantize_models(
         File name to quantized model; `models` are left as they were.
 
     Raises:
-        GraphError: a graph holds none of the expected products, or a quantized one an operator that
-            `check_graph` refuses.
+        GraphError: a graph holds none of the expected products, or one that the calibrated graph lacks, or a
+            quantized one an operator that `check_graph` refuses; or a layer's input is not finite.
     """
     for name, model in models.items():
         if not _products(model):
@@ -64,7 +69,7 @@ def quantize_models(
         source.mkdir()
         save_models(models, source)
         if quantization is Quantization.WEIGHTS:
-            rounded = {} if calibration is None else _rounded_for(calibration, source)
+            rounded = None if calibration is None else _rounded_for(calibration, source)
             quantized = {name: _with_int8_weights(ir.load(source / name), rounded) for name in models}
         else:
             quantized = {name: _dynamic(source / name, models[name], Path(folder)) for name in models}
@@ -84,7 +89,7 @@ def _products(model: ir.Model) -> list[ir.Node]:
     ]
 
 
-def _rounded_for(calibration: Calibration, source: Path) -> dict[str, _Rounded]:
+def _rounded_for(calibration: Calibration, source: Path) -> dict[str, Rounded]:
     """Return each weight of a graph, by its name, as it is best rounded for the inputs of the calibration."""
     model = ir.load(source / calibration.file)
     weights: dict[str, dict[str, FloatArray]] = {}
@@ -93,7 +98,7 @@ def _rounded_for(calibration: Calibration, source: Path) -> dict[str, _Rounded]:
         assert read is not None and weight is not None and weight.const_value is not None
         weights.setdefault(str(read.name), {})[str(weight.name)] = weight.const_value.numpy().copy()
     moments = second_moments(model, list(weights), calibration, source)
-    rounded: dict[str, _Rounded] = {}
+    rounded: dict[str, Rounded] = {}
     for read_name, reading in weights.items():  # what reads the same input goes together: one inverse for all
         integers, scale = compensated_rounding(
             np.concatenate(list(reading.values()), axis=1), moments[read_name]
@@ -106,23 +111,16 @@ def _rounded_for(calibration: Calibration, source: Path) -> dict[str, _Rounded]:
     return rounded
 
 
-def _nearest(values: FloatArray) -> _Rounded:
-    scale = np.abs(values).max(axis=0) / np.float32(127)
-    scale[scale == 0] = 1
-    return np.rint(values / scale).astype(np.int8), scale
-
-
-def _with_int8_weights(model: ir.Model, rounded: Mapping[str, _Rounded]) -> ir.Model:
-    """Store each weight `[in, out]` as int8 with a float32 scale per column, -127 to 127 for its extremes.
-
-    What `rounded` does not hold goes to the nearest integer.
-    """
+def _with_int8_weights(model: ir.Model, rounded: Mapping[str, Rounded] | None) -> ir.Model:
+    """Store each weight `[in, out]` as int8 with a float32 scale per column, as rounded or to the nearest."""
     graph = model.graph
     for product in _products(model):
         weight = product.inputs[1]
         assert weight is not None and weight.const_value is not None
         name = str(weight.name)
-        integers, scale = rounded[name] if name in rounded else _nearest(weight.const_value.numpy())
+        if rounded is not None and name not in rounded:
+            raise GraphError(f"{name} is not in the graph that was calibrated, so that it cannot be rounded")
+        integers, scale = nearest_rounding(weight.const_value.numpy()) if rounded is None else rounded[name]
         stored = [
             _initializer(graph, f"{weight.name}_int8", integers),
             _initializer(graph, f"{weight.name}_scale", scale),

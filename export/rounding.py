@@ -21,11 +21,26 @@ from longserve.serving.runtime.engine import OnnxRuntimeEngine
 from longserve.serving.runtime.manifest import Manifest
 from longserve.serving.runtime.packing import pack
 
-from .parity_cases import GlobalPattern, ParityCase, make_sequences
+from .errors import GraphError
+from .parity_cases import GlobalPattern, ParityCase, sequences_of
 
-__all__ = ["Calibration", "FloatArray", "compensated_rounding", "drawn_calibration", "second_moments"]
+__all__ = [
+    "Calibration",
+    "FloatArray",
+    "Rounded",
+    "compensated_rounding",
+    "drawn_calibration",
+    "nearest_rounding",
+    "second_moments",
+]
 
 FloatArray = npt.NDArray[np.float32]
+Rounded = tuple[npt.NDArray[np.int8], FloatArray]
+"""Integers `[in, out]` from -127 to 127, and their scale `[out]`: the weight is their product."""
+
+_LEVELS = 127
+_DAMPING = 0.01
+"""Part of the mean second moment that is added to each, for features that hardly vary."""
 
 _LENGTHS = (64, 128, 256, 512, 1024, 1024)
 """Tokens of the drawn sequences; a model that takes fewer gets its longest instead."""
@@ -57,15 +72,7 @@ def drawn_calibration(manifest: Manifest, file: str, *, seed: int = 0) -> Calibr
         case = ParityCase(
             lengths=(min(wanted, manifest.max_length),), patterns=(GlobalPattern.TASK,), seed=seed + number
         )
-        (row,) = make_sequences(
-            case,
-            vocab_size=manifest.vocab_size,
-            pad_token_id=special["pad"],
-            type_vocab_size=manifest.type_vocab_size,
-            max_global_tokens=manifest.max_global_tokens,
-            takes_global_attention=manifest.takes_global_attention,
-            separator=special.get("sep"),
-        )
+        (row,) = sequences_of(case, manifest, separated="sep" in special)
         for place, role in ((0, "cls"), (-1, "sep")):
             row.input_ids[place] = special.get(role, row.input_ids[place])
         feeds.append(pack([row], manifest))
@@ -85,6 +92,9 @@ def second_moments(
 
     Returns:
         For each value float32 `[features, features]`.
+
+    Raises:
+        GraphError: a value is not finite on these inputs.
     """
     wanted = set(values)
     found = [output for node in model.graph for output in node.outputs if output.name in wanted]
@@ -98,45 +108,53 @@ def second_moments(
         for name in wanted:
             rows = results[name].reshape(-1, results[name].shape[-1]).astype(np.float32, copy=False)
             sums[name] = rows.T @ rows + sums.get(name, np.float32(0))
+    for name, moments in sums.items():
+        if not np.isfinite(moments).all():
+            raise GraphError(f"{name} is not finite on drawn ids: its layer cannot be quantized")
     return sums
 
 
-def compensated_rounding(
-    weight: FloatArray, moments: FloatArray, *, levels: int = 127, damping: float = 0.01
-) -> tuple[npt.NDArray[np.int8], FloatArray]:
+def nearest_rounding(weight: FloatArray) -> Rounded:
+    """Round each number of a weight `[in, out]` to the nearest integer."""
+    scale = _scale(weight)
+    return np.rint(weight / scale).astype(np.int8), scale
+
+
+def compensated_rounding(weight: FloatArray, moments: FloatArray) -> Rounded:
     """Round a weight to integers, feature by feature, the later ones taking back what the earlier ones did.
 
     Args:
         weight: `[in, out]`.
         moments: `[in, in]`, the sum of the outer products of the layer's inputs.
-        levels: largest absolute integer, which the largest weight of each output is scaled to.
-        damping: part of the mean second moment that is added to each, for features that hardly vary.
-
-    Returns:
-        Integers int8 `[in, out]`, and their scale float32 `[out]`.
     """
-    scale = np.abs(weight).max(axis=0).astype(np.float64) / levels
-    scale[scale == 0] = 1
+    scale = _scale(weight)
     first = np.argsort(-np.diag(moments), kind="stable")  # the strongest while most can still make up for it
     left = weight[first].astype(np.float64)
-    factor = _inverse_factor(moments[np.ix_(first, first)].astype(np.float64), damping)
+    factor = _inverse_factor(moments[np.ix_(first, first)].astype(np.float64))
     rounded = np.empty_like(left)
     for start in range(0, len(left), _BLOCK):
         stop = min(start + _BLOCK, len(left))
         errors = np.empty((stop - start, left.shape[1]))
         for feature in range(start, stop):
-            rounded[feature] = np.clip(np.rint(left[feature] / scale), -levels, levels)
+            rounded[feature] = np.clip(np.rint(left[feature] / scale), -_LEVELS, _LEVELS)
             errors[feature - start] = (left[feature] - rounded[feature] * scale) / factor[feature, feature]
             after = factor[feature, feature + 1 : stop]
             left[feature + 1 : stop] -= np.outer(after, errors[feature - start])
         left[stop:] -= factor[start:stop, stop:].T @ errors
     integers = np.empty(weight.shape, dtype=np.int8)
     integers[first] = rounded
-    return integers, scale.astype(np.float32)
+    return integers, scale
 
 
-def _inverse_factor(moments: npt.NDArray[np.float64], damping: float) -> npt.NDArray[np.float64]:
+def _scale(weight: FloatArray) -> FloatArray:
+    """The scale of each output, at which its largest weight is the largest integer."""
+    scale: FloatArray = np.abs(weight).max(axis=0) / np.float32(_LEVELS)
+    scale[scale == 0] = 1
+    return scale
+
+
+def _inverse_factor(moments: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the upper triangular U of which Uᵀ U is the inverse of the damped moments."""
     mean = float(np.trace(moments)) / len(moments)
-    damped = moments + (damping * mean if mean > 0 else 1.0) * np.eye(len(moments))
+    damped = moments + (_DAMPING * mean if mean > 0 else 1.0) * np.eye(len(moments))
     return np.linalg.cholesky(np.linalg.inv(damped)).T

@@ -112,9 +112,8 @@ def test_mixed_lengths_are_run_without_padding(growth: Any, grpc: GrpcCaller, qa
 
     def act() -> None:
         with ThreadPoolExecutor(9) as pool:
-            busy = pool.submit(
-                grpc.infer, qa_encoder, held
-            )  # so that the eight wait for the encoder together
+            # so that the eight wait for the encoder together
+            busy = pool.submit(grpc.infer, qa_encoder, held)
             time.sleep(0.05)
             list(pool.map(ask, range(8)))
             busy.result()
