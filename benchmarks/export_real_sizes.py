@@ -63,12 +63,14 @@ def write_checkpoint(size: str, task: str, directory: Path) -> None:
     kinds[task](config).save_pretrained(directory)
 
 
-def export_one(source: Path, task: str, target: Path, precision: str, validate: bool) -> dict[str, Any]:
+def export_one(
+    source: Path, task: str, target: Path, precision: str, quantization: str | None, validate: bool
+) -> dict[str, Any]:
     """Export in this process and return its figures."""
     from longserve.export import ExportSettings, export_bundle
     from longserve.export.cli import quiet_libraries
     from longserve.export.progress import TerminalProgress
-    from longserve.serving.runtime.manifest import Precision, Task
+    from longserve.serving.runtime.manifest import Precision, Quantization, Task
 
     quiet_libraries()
     began = time.perf_counter()
@@ -77,7 +79,11 @@ def export_one(source: Path, task: str, target: Path, precision: str, validate: 
             str(source),
             Task(task),
             target,
-            settings=ExportSettings(precision=Precision(precision), validate=validate),
+            settings=ExportSettings(
+                precision=Precision(precision),
+                quantization=None if quantization is None else Quantization(quantization),
+                validate=validate,
+            ),
             progress=progress,
         )
     parity = result.manifest.parity
@@ -98,13 +104,17 @@ def main() -> None:
     parser.add_argument("--size", action="append", choices=sorted(SIZES))
     parser.add_argument("--task", default="text-classification")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "int8"])
+    parser.add_argument("--quantization", choices=["dynamic", "weights"], help="of --precision int8")
     parser.add_argument("--no-validate", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", nargs=2, metavar=("SOURCE", "TARGET"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
         source, target = map(Path, chosen.child)
-        print(json.dumps(export_one(source, chosen.task, target, chosen.precision, not chosen.no_validate)))
+        figures = export_one(
+            source, chosen.task, target, chosen.precision, chosen.quantization, not chosen.no_validate
+        )
+        print(json.dumps(figures))
         return
     results = []
     for size in chosen.size or ["base", "large"]:
@@ -112,6 +122,7 @@ def main() -> None:
             source = Path(room, f"longformer-{size}-4096-random")
             write_checkpoint(size, chosen.task, source)
             options = ["--task", chosen.task, "--precision", chosen.precision]
+            options += [] if chosen.quantization is None else ["--quantization", chosen.quantization]
             options += ["--no-validate"] if chosen.no_validate else []
             finished = subprocess.run(
                 [sys.executable, __file__, *options, "--child", str(source), str(Path(room, "bundle"))],
@@ -120,6 +131,7 @@ def main() -> None:
                 text=True,
             )
         figures = {"size": size, "task": chosen.task, "precision": chosen.precision}
+        figures |= {"quantization": chosen.quantization}
         figures |= json.loads(finished.stdout)
         results.append(figures)
         print(json.dumps({key: value for key, value in figures.items() if key != "tools"}))

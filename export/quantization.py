@@ -18,7 +18,6 @@ from .errors import GraphError
 from .graph import check_graph
 from .rounding import (
     Calibration,
-    FloatArray,
     Rounded,
     compensated_rounding,
     nearest_rounding,
@@ -92,22 +91,20 @@ def _products(model: ir.Model) -> list[ir.Node]:
 def _rounded_for(calibration: Calibration, source: Path) -> dict[str, Rounded]:
     """Return each weight of a graph, by its name, as it is best rounded for the inputs of the calibration."""
     model = ir.load(source / calibration.file)
-    weights: dict[str, dict[str, FloatArray]] = {}
+    weights: dict[str, dict[str, ir.TensorProtocol]] = {}
     for product in _products(model):
         read, weight = product.inputs
         assert read is not None and weight is not None and weight.const_value is not None
-        weights.setdefault(str(read.name), {})[str(weight.name)] = weight.const_value.numpy().copy()
+        weights.setdefault(str(read.name), {})[str(weight.name)] = weight.const_value
     moments = second_moments(model, list(weights), calibration, source)
     rounded: dict[str, Rounded] = {}
     for read_name, reading in weights.items():  # what reads the same input goes together: one inverse for all
         integers, scale = compensated_rounding(
-            np.concatenate(list(reading.values()), axis=1), moments[read_name]
+            np.concatenate([tensor.numpy() for tensor in reading.values()], axis=1), moments.pop(read_name)
         )
-        start = 0
-        for name, values in reading.items():
-            stop = start + values.shape[1]
-            rounded[name] = integers[:, start:stop].copy(), scale[start:stop].copy()
-            start = stop
+        ends = np.cumsum([tensor.shape[1] for tensor in reading.values()])
+        parts = zip(np.split(integers, ends[:-1], axis=1), np.split(scale, ends[:-1]), strict=True)
+        rounded.update(zip(reading, parts, strict=True))
     return rounded
 
 
