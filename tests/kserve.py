@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -137,6 +140,25 @@ class GrpcCaller:
     def _counts(self, model: str) -> tuple[int, int]:
         statistics = self.client.get_inference_statistics(model).model_stats[0]
         return statistics.inference_count, statistics.execution_count
+
+
+@contextmanager
+def kept_busy(ask: Callable[[], object]) -> Iterator[None]:
+    """Two callers ask and ask again: while one is answered the other waits, and what else comes waits too."""
+    enough = threading.Event()
+
+    def keep_asking() -> None:
+        while not enough.is_set():
+            ask()
+
+    with ThreadPoolExecutor(2) as pool:
+        callers = [pool.submit(keep_asking) for _ in range(2)]
+        try:
+            yield
+        finally:
+            enough.set()
+        for caller in callers:
+            caller.result()
 
 
 def bytes_tensor(*texts: str | bytes) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import WORDS
-from kserve import Caller, GrpcCaller, Refused, bytes_tensor
+from kserve import Caller, GrpcCaller, Refused, bytes_tensor, kept_busy
 from prometheus import Scrape, scrape, settled
 from triton_fixture import CLASSIFIER, QA, RunningServer
 
@@ -105,25 +104,23 @@ def test_mixed_lengths_are_run_without_padding(growth: Any, grpc: GrpcCaller, qa
         context = bytes_tensor("so " * (1 + number * 37) + WORDS)
         grpc.infer(QA, {"QUESTION": bytes_tensor("who"), "CONTEXT": context})
 
-    held = {
-        "input_ids": np.full((16, 512), 7, dtype=np.int64),
-        "global_attention_mask": np.eye(1, 512, dtype=np.int64).repeat(16, axis=0),
+    long_one = {
+        "input_ids": np.full((1, 512), 7, dtype=np.int64),
+        "global_attention_mask": np.eye(1, 512, dtype=np.int64),
     }
 
     def act() -> None:
-        with ThreadPoolExecutor(9) as pool:
-            # so that the eight wait for the encoder together
-            busy = pool.submit(grpc.infer, qa_encoder, held)
-            time.sleep(0.05)
+        with kept_busy(lambda: grpc.infer(qa_encoder, long_one)), ThreadPoolExecutor(8) as pool:
             list(pool.map(ask, range(8)))
-            busy.result()
 
     grown = growth(act)
     tokens = grown("longserve_positions_total", model=qa_encoder, holds="token")
     assert tokens == grown("longserve_run_tokens_sum", model=qa_encoder) > 1000
     assert grown("longserve_positions_total", model=qa_encoder, holds="padding") == 0
     runs = grown("longserve_run_sequences_count", model=qa_encoder)
-    assert runs == grown("nv_inference_exec_count", model=qa_encoder) < 8
+    assert runs == grown("nv_inference_exec_count", model=qa_encoder)
+    requests = grown("nv_inference_request_success", model=qa_encoder)
+    assert runs < requests > 8
 
 
 @pytest.fixture(scope="module")
