@@ -72,9 +72,12 @@ class Candidate:
         return f"{self.engine.value} {self.inference_precision.value}"
 
     def settings(self, threads: int) -> EngineSettings:
-        """Return the settings that open it."""
+        """Return the settings that open it, as the server's encoder has them."""
         return EngineSettings(
-            engine=self.engine, inference_precision=self.inference_precision, threads=threads
+            engine=self.engine,
+            inference_precision=self.inference_precision,
+            threads=threads,
+            spin_between_runs=False,
         )
 
 

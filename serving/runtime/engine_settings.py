@@ -55,6 +55,9 @@ class EngineSettings:
         threads: threads of one run; 0 lets the engine take one per core.
         memory_arena: keep freed memory for the next run. It is off by default: with lengths that vary, what
             is kept grows to the largest request ever seen and stays there.
+        spin_between_runs: let ONNX Runtime's threads wait for the next run by spinning, for milliseconds.
+            That is faster where one run follows the other at once; where other processes have a part in the
+            work, as in a server, it takes the cores from them.
         gpu: how a GPU is used; of no meaning on a CPU.
     """
 
@@ -63,6 +66,7 @@ class EngineSettings:
     provider: str = CPU_PROVIDER
     threads: int = 0
     memory_arena: bool = False
+    spin_between_runs: bool = True
     gpu: GpuSettings = field(default_factory=GpuSettings)
 
     @classmethod

@@ -58,6 +58,8 @@ class OnnxRuntimeEngine:
         options.enable_cpu_mem_arena = chosen.memory_arena
         options.enable_mem_pattern = chosen.memory_arena
         options.log_severity_level = 3
+        if not chosen.spin_between_runs:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         providers: list[Any] = [provider]
         if provider in GPU_PROVIDERS:
             providers = [*provider_chain(provider, chosen.gpu, inputs), CPU_PROVIDER]

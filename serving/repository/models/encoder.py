@@ -63,6 +63,7 @@ class TritonPythonModel:
             engine=engine,
             inference_precision=InferencePrecision(parameters["inference_precision"]),
             threads=threads,
+            spin_between_runs=False,  # Triton and the text model need the cores then
             **_gpu(args, parameters, engine),
         )
         self._engine = open_packed_engine(bundle, settings)

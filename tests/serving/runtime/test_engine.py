@@ -62,6 +62,28 @@ def test_a_run_gives_the_outputs_by_name(gather: Path, kind: Any, settings: Engi
     assert {name: array.tolist() for name, array in outputs.items()} == {"found": [3.0, 1.0]}
 
 
+@pytest.mark.parametrize("spins", [True, False])
+def test_spinning_ends_with_the_run_where_others_need_the_cores(gather: Path, spins: bool) -> None:
+    sessions: list[Any] = []
+
+    class Runtime:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(ort, name)
+
+        def InferenceSession(self, *arguments: Any, **options: Any) -> Any:  # noqa: N802
+            sessions.append(ort.InferenceSession(*arguments, **options))
+            return sessions[-1]
+
+    settings = EngineSettings(spin_between_runs=spins)
+    OnnxRuntimeEngine(gather, settings, runtime=Runtime()).run(feeds())
+    options = sessions[0].get_session_options()
+    if spins:  # ONNX Runtime's own default
+        with pytest.raises(RuntimeError, match="force_spinning_stop"):
+            options.get_session_config_entry("session.force_spinning_stop")
+    else:
+        assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
 @pytest.mark.parametrize(
     ("bad", "cause"),
     [
