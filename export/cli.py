@@ -157,6 +157,7 @@ def validate_command(
         engine=EngineName(engine),
         inference_precision=InferencePrecision(inference_precision),
         provider=provider,
+        spin_between_runs=False,
     )
     opened = Bundle.open(bundle)
     own = read_texts(texts, opened.manifest.task) if texts is not None else []

@@ -213,7 +213,7 @@ def validate_bundle(
                 f"{reference} has {name} {getattr(found, name)}, the bundle {getattr(manifest, name)}; "
                 "give the checkpoint that the bundle was exported from"
             )
-    chosen = engine or EngineSettings()
+    chosen = engine or EngineSettings(spin_between_runs=False)
     parity = _compare(checkpoint, manifest, bundle.path, chosen, report, seed=seed)
     compared = None
     if texts:
@@ -256,7 +256,8 @@ def _validation_engine(manifest: Manifest) -> EngineSettings:
     """
     multiplies = manifest.quantization is Quantization.WEIGHTS and _has_openvino()
     reads = manifest.precision is Precision.BF16
-    return EngineSettings(engine=EngineName.OPENVINO if multiplies or reads else EngineName.ONNXRUNTIME)
+    engine = EngineName.OPENVINO if multiplies or reads else EngineName.ONNXRUNTIME
+    return EngineSettings(engine=engine, spin_between_runs=False)  # PyTorch computes in between
 
 
 def _check_can_validate(settings: ExportSettings) -> None:

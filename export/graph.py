@@ -22,6 +22,7 @@ from .architectures import architecture_of
 from .decomposition import without_decomposition
 from .errors import GraphError
 from .exporter_config import EncoderExporterConfig, exporter_config
+from .optimizer import optimize
 from .repetition import Repetition
 
 __all__ = ["DEFAULT_OPSET", "FORBIDDEN_OPERATORS", "OPSETS", "check_graph", "export_graph"]
@@ -86,7 +87,7 @@ def export_graph(
             raise GraphError("the exporter returned no program")
         if repetition is not None:
             repetition.hide_parameters(program.model.graph)
-        program.optimize()
+        optimize(program.model)
         if repetition is not None:
             repetition.complete(program.model.graph)
             NameFixPass()(program.model)

@@ -18,7 +18,7 @@ from longserve.export.graph import FORBIDDEN_OPERATORS, check_graph, export_grap
 from longserve.export.model import PackedModel, PaddedModel
 from longserve.export.parity import check_parity
 from longserve.serving.runtime.bundle import Bundle
-from longserve.serving.runtime.engine import OnnxRuntimeEngine
+from longserve.serving.runtime.engine import EngineSettings, OnnxRuntimeEngine
 from longserve.serving.runtime.manifest import Layout, Precision, Task
 
 LENGTHS = (1, 2, 63, 64, 65, 127, 255, 256, 257, 511, 512, 513, 1000, 1025, 4096)
@@ -55,7 +55,10 @@ def test_parity_at_every_length_and_mask(tmp_path: Path, task: str, config: dict
     result = export_bundle(
         str(source), Task(task), tmp_path / "bundle", settings=ExportSettings(validate=False)
     )
-    engines = {layout: OnnxRuntimeEngine(result.path / file) for layout, file in GRAPH_FILES.items()}
+    settings = EngineSettings(spin_between_runs=False)
+    engines = {
+        layout: OnnxRuntimeEngine(result.path / file, settings) for layout, file in GRAPH_FILES.items()
+    }
     checkpoint = load_checkpoint(str(source), Task(task))
     report = check_parity(
         checkpoint.model, engines, result.manifest, lengths=LENGTHS, seed=3, every_pattern=True
