@@ -57,7 +57,7 @@ class EngineSettings:
             is kept grows to the largest request ever seen and stays there.
         spin_between_runs: let ONNX Runtime's threads wait for the next run by spinning, for milliseconds.
             That is faster where one run follows the other at once; where other processes have a part in the
-            work, as in a server, it takes the cores from them.
+            work, as in a server, it takes the cores from them. Of no meaning to other engines.
         gpu: how a GPU is used; of no meaning on a CPU.
     """
 
