@@ -71,7 +71,7 @@ class ExportSettings:
 
     Attributes:
         precision: arithmetic of the weights.
-        quantization: of the int8 precision; None: dynamic, ONNX Runtime's own operators.
+        quantization: of the int8 precision; None: dynamic, for ONNX Runtime.
         max_length: longest sequence to allow, in tokens; None: what the checkpoint's positions allow.
         max_global_tokens: fix the number of global slots of the padded graph, for engines that need it;
             None: any number.
@@ -282,8 +282,7 @@ def _write_models(checkpoint: Checkpoint, manifest: Manifest, stage: Path, progr
         models[file] = export_graph(module, checkpoint.config, checkpoint.task, layout, opset=manifest.opset)
     if manifest.quantization is not None:
         progress.stage("quantize")
-        by_results = manifest.quantization is Quantization.WEIGHTS
-        calibration = drawn_calibration(manifest, GRAPH_FILES[Layout.PACKED]) if by_results else None
+        calibration = drawn_calibration(manifest, GRAPH_FILES[Layout.PACKED])
         models = quantize_models(models, manifest.quantization, stage, calibration)
     progress.stage("write weights")
     save_models(models, stage)

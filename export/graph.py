@@ -16,7 +16,7 @@ from torch import nn
 from torch.export import Dim
 from transformers import PretrainedConfig
 
-from longserve.serving.runtime.manifest import Layout, Precision, Task
+from longserve.serving.runtime.manifest import Layout, Task
 
 from .architectures import architecture_of
 from .decomposition import without_decomposition
@@ -34,8 +34,6 @@ OPSETS = range(18, 24)
 FORBIDDEN_OPERATORS = frozenset({"NonZero", "If", "Loop", "Scan", "ScatterND", "ScatterElements"})
 """Operators with data-dependent shapes or control flow, which TensorRT's parsers reject or mishandle."""
 
-_QUANTIZED_DOMAIN = "com.microsoft"
-_QUANTIZED_OPERATORS = frozenset({"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "DynamicQuantizeLinear"})
 _NOISY = ("torch.onnx", "torch.onnx._internal", "onnxscript", "onnx_ir", "torch.export")
 
 
@@ -93,7 +91,7 @@ def export_graph(
             NameFixPass()(program.model)
     model = program.model
     _clean(model, description, f"{architecture.name}_{layout.value}")
-    check_graph(model, Precision.FP32)
+    check_graph(model)
     return model
 
 
@@ -106,16 +104,15 @@ def _translated(*arguments: Any, **options: Any) -> torch.onnx.ONNXProgram | Non
         return torch.onnx.export(*arguments, **options)
 
 
-def check_graph(model: ir.Model, precision: Precision) -> None:
+def check_graph(model: ir.Model) -> None:
     """Check operators and axes.
 
     Raises:
-        GraphError: an operator outside the standard domain (for int8 also outside ONNX Runtime's quantized
-            ones), one of `FORBIDDEN_OPERATORS`, or an input with a fixed axis.
+        GraphError: an operator outside the standard domain, one of `FORBIDDEN_OPERATORS`, or an input with a
+            fixed axis.
     """
     for node in model.graph.all_nodes():
-        quantized = node.domain == _QUANTIZED_DOMAIN and node.op_type in _QUANTIZED_OPERATORS
-        if node.domain not in ("", "ai.onnx") and not (precision is Precision.INT8 and quantized):
+        if node.domain not in ("", "ai.onnx"):
             raise GraphError(f"the graph holds {node.domain}::{node.op_type}, which is no standard operator")
         if node.op_type in FORBIDDEN_OPERATORS:
             raise GraphError(f"the graph holds {node.op_type} ({node.name}), which TensorRT cannot take")

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
-from longserve.serving.runtime.manifest import Precision, Quantization
+from longserve.serving.runtime.manifest import Quantization
 
 from .errors import GraphError
 from .graph import check_graph
-from .rounding import (
-    Calibration,
-    Rounded,
-    compensated_rounding,
-    nearest_rounding,
-    second_moments,
+from .quantized_products import (
+    Int8Weight,
+    add_initializer,
+    divide_features,
+    multiply_integers,
+    restore_weight,
 )
+from .rounding import Calibration, FloatArray, compensated_rounding, layer_inputs, nearest_rounding
+from .smoothing import smoothing_factors
 from .weights import save_models
 
 __all__ = ["quantize_models"]
 
-_QUANTIZED_WEIGHTS = (
-    ".qkv_weight",
-    ".kv_weight",
-    ".attention_output.weight",
-    ".intermediate.weight",
-    ".output.weight",
-)
+_NORMALIZED = (".qkv_weight", ".kv_weight", ".intermediate.weight")
+"""Products that read a LayerNorm's results, of which a few features are far larger than the rest."""
+_OTHERS = (".attention_output.weight", ".output.weight")
+"""Products that read attention's or the activation function's results, of which tokens differ in size."""
+_QUANTIZED_WEIGHTS = _NORMALIZED + _OTHERS
 """The products over all tokens: over 99 % of the work. Global rows and heads stay float32."""
 _EMBEDDINGS = "_embeddings.weight"
+
+_LEVELS = {Quantization.DYNAMIC: 64, Quantization.WEIGHTS: 127}
+"""The largest integer of a weight. x86 CPUs without VNNI add two products of a uint8 and a weight in 16 bits,
+which saturate: 2 · 255 · 64 fits."""
 
 
 def quantize_models(
@@ -50,8 +51,9 @@ def quantize_models(
         models: file name to float32 model.
         quantization: the form; see `Quantization`.
         scratch: directory for temporary files.
-        calibration: for `Quantization.WEIGHTS`: round them so that the layers' results change least on these
-            inputs. None: each weight to the nearest integer.
+        calibration: inputs on which the layers' results are to change least: the features of their inputs are
+            evened out (smoothing.py) and their weights rounded for it (rounding.py). None: neither; each
+            weight goes to the nearest integer.
 
     Returns:
         File name to quantized model; `models` are left as they were.
@@ -64,76 +66,95 @@ def quantize_models(
         if not _products(model):
             raise GraphError(f"{name} holds no encoder's linear layer: nothing to quantize")
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        source = Path(folder, "float")
-        source.mkdir()
+        source = Path(folder)
         save_models(models, source)
-        if quantization is Quantization.WEIGHTS:
-            rounded = None if calibration is None else _rounded_for(calibration, source)
-            quantized = {name: _with_int8_weights(ir.load(source / name), rounded) for name in models}
-        else:
-            quantized = {name: _dynamic(source / name, models[name], Path(folder)) for name in models}
+        weights = None if calibration is None else _calibrated(calibration, quantization, source)
+        quantized = {name: _quantized(ir.load(source / name), quantization, weights) for name in models}
     for model in quantized.values():
         _halve_embeddings(model)
-        check_graph(model, Precision.INT8)
+        check_graph(model)
     return quantized
 
 
-def _products(model: ir.Model) -> list[ir.Node]:
-    return [
-        node
-        for node in model.graph
-        if node.op_type == "MatMul"
-        and node.inputs[1] is not None
-        and str(node.inputs[1].name).endswith(_QUANTIZED_WEIGHTS)
-    ]
+def _products(model: ir.Model) -> dict[ir.Value, list[ir.Node]]:
+    """Return each value that products of the encoder's layers read, with these in the graph's order."""
+    found: dict[ir.Value, list[ir.Node]] = {}
+    for node in model.graph:
+        if node.op_type == "MatMul" and _name(node).endswith(_QUANTIZED_WEIGHTS):
+            read = node.inputs[0]
+            assert read is not None
+            found.setdefault(read, []).append(node)
+    return found
 
 
-def _rounded_for(calibration: Calibration, source: Path) -> dict[str, Rounded]:
-    """Return each weight of a graph, by its name, as it is best rounded for the inputs of the calibration."""
+def _name(product: ir.Node) -> str:
+    weight = product.inputs[1]
+    return "" if weight is None else str(weight.name)
+
+
+def _weight(product: ir.Node) -> FloatArray:
+    weight = product.inputs[1]
+    assert weight is not None and weight.const_value is not None
+    return weight.const_value.numpy()
+
+
+def _calibrated(calibration: Calibration, quantization: Quantization, source: Path) -> dict[str, Int8Weight]:
+    """Return each weight of a graph, by its name, as it is best stored for the inputs of the calibration."""
     model = ir.load(source / calibration.file)
-    weights: dict[str, dict[str, ir.TensorProtocol]] = {}
-    for product in _products(model):
-        read, weight = product.inputs
-        assert read is not None and weight is not None and weight.const_value is not None
-        weights.setdefault(str(read.name), {})[str(weight.name)] = weight.const_value
-    moments = second_moments(model, list(weights), calibration, source)
-    rounded: dict[str, Rounded] = {}
-    for read_name, reading in weights.items():  # what reads the same input goes together: one inverse for all
-        integers, scale = compensated_rounding(
-            np.concatenate([tensor.numpy() for tensor in reading.values()], axis=1), moments.pop(read_name)
-        )
-        ends = np.cumsum([tensor.shape[1] for tensor in reading.values()])
-        parts = zip(np.split(integers, ends[:-1], axis=1), np.split(scale, ends[:-1]), strict=True)
-        rounded.update(zip(reading, parts, strict=True))
-    return rounded
+    layers = _products(model)
+    inputs = layer_inputs(model, [str(read.name) for read in layers], calibration, source)
+    found: dict[str, Int8Weight] = {}
+    for read, products in layers.items():  # what reads the same input goes together: one inverse for all
+        names = [_name(product) for product in products]
+        weight = np.concatenate([_weight(product) for product in products], axis=1)
+        layer, factors = inputs.pop(str(read.name)), None
+        if names[0].endswith(_NORMALIZED):
+            factors = smoothing_factors(weight, layer.largest)
+            weight, layer = weight * factors[:, None], layer.divided_by(factors)
+        integers, scale = compensated_rounding(weight, layer.moments, _LEVELS[quantization])
+        ends = np.cumsum([_weight(product).shape[1] for product in products])[:-1]
+        parts = zip(names, np.split(integers, ends, axis=1), np.split(scale, ends), strict=True)
+        found |= {name: Int8Weight(integers=i, scale=s, factors=factors) for name, i, s in parts}
+    return found
 
 
-def _with_int8_weights(model: ir.Model, rounded: Mapping[str, Rounded] | None) -> ir.Model:
-    """Store each weight `[in, out]` as int8 with a float32 scale per column, as rounded or to the nearest."""
+def _quantized(
+    model: ir.Model, quantization: Quantization, calibrated: Mapping[str, Int8Weight] | None
+) -> ir.Model:
+    """Store the weights of all products as int8, as calibrated or to the nearest."""
     graph = model.graph
-    for product in _products(model):
-        weight = product.inputs[1]
-        assert weight is not None and weight.const_value is not None
-        name = str(weight.name)
-        if rounded is not None and name not in rounded:
-            raise GraphError(f"{name} is not in the graph that was calibrated, so that it cannot be rounded")
-        integers, scale = nearest_rounding(weight.const_value.numpy()) if rounded is None else rounded[name]
-        stored = [
-            _initializer(graph, f"{weight.name}_int8", integers),
-            _initializer(graph, f"{weight.name}_scale", scale),
-        ]
-        restored = ir.node("DequantizeLinear", stored, {"axis": 1}, name=f"{weight.name}_restored")
-        restored.outputs[0].name = f"{weight.name}_restored"
-        restored.outputs[0].type, restored.outputs[0].shape = weight.type, weight.shape
-        graph.insert_before(product, restored)
-        product.replace_input_with(1, restored.outputs[0])
-        if not weight.uses():
-            del graph.initializers[str(weight.name)]
+    for read, products in _products(model).items():
+        old = [product.inputs[1] for product in products]
+        weights = [_int8_weight(product, quantization, calibrated) for product in products]
+        factors = weights[0].factors
+        if factors is not None:
+            read = divide_features(read, products, factors)
+        if quantization is Quantization.DYNAMIC:
+            by_token = _name(products[0]).endswith(_OTHERS)
+            multiply_integers(read, products, weights, by_token=by_token)
+        else:
+            for product, weight in zip(products, weights, strict=True):
+                restore_weight(read, product, weight)
+        for value in old:
+            if value is not None and not value.uses():
+                del graph.initializers[str(value.name)]
     for value in graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor):  # the file that it is mapped from is about to go
             value.const_value = ir.tensor(tensor.numpy().copy(), name=str(value.name))
     return model
+
+
+def _int8_weight(
+    product: ir.Node, quantization: Quantization, calibrated: Mapping[str, Int8Weight] | None
+) -> Int8Weight:
+    name = _name(product)
+    if calibrated is None:
+        integers, scale = nearest_rounding(_weight(product), _LEVELS[quantization])
+        return Int8Weight(integers=integers, scale=scale)
+    if name not in calibrated:
+        raise GraphError(f"{name} is not in the graph that was calibrated, so that it cannot be rounded")
+    return calibrated[name]
 
 
 def _halve_embeddings(model: ir.Model) -> None:
@@ -149,7 +170,7 @@ def _halve_embeddings(model: ir.Model) -> None:
         values = table.const_value.numpy()
         if np.abs(values).max() > np.finfo(np.float16).max:
             continue
-        halved = graph.initializers.get(f"{table.name}_half") or _initializer(
+        halved = graph.initializers.get(f"{table.name}_half") or add_initializer(
             graph, f"{table.name}_half", values.astype(np.float16)
         )
         lookup.replace_input_with(0, halved)
@@ -163,40 +184,3 @@ def _halve_embeddings(model: ir.Model) -> None:
         graph.insert_after(lookup, widened)
         if not table.uses():
             del graph.initializers[str(table.name)]
-
-
-def _initializer(graph: ir.Graph, name: str, values: np.ndarray[Any, Any]) -> ir.Value:
-    tensor = ir.tensor(values, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype))
-    value.const_value = tensor
-    graph.register_initializer(value)
-    return value
-
-
-def _dynamic(file: Path, model: ir.Model, scratch: Path) -> ir.Model:
-    """Quantize by ONNX Runtime's quantizer; activations become uint8 at run time, one scale per tensor.
-
-    Weights use 7 of their 8 bits (`reduce_range`): on x86 CPUs without VNNI the 16-bit sums of two full-range
-    products saturate.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    target = scratch / "int8"
-    target.mkdir(exist_ok=True)
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        quantize_dynamic(
-            file,
-            target / file.name,
-            op_types_to_quantize=["MatMul"],
-            nodes_to_quantize=[str(node.name) for node in _products(model)],
-            per_channel=True,
-            reduce_range=True,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=True,
-        )
-    finally:
-        root.setLevel(level)
-    return ir.from_proto(onnx.load(target / file.name))

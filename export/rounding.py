@@ -27,18 +27,18 @@ from .parity_cases import GlobalPattern, ParityCase, sequences_of
 __all__ = [
     "Calibration",
     "FloatArray",
+    "LayerInputs",
     "Rounded",
     "compensated_rounding",
     "drawn_calibration",
+    "layer_inputs",
     "nearest_rounding",
-    "second_moments",
 ]
 
 FloatArray = npt.NDArray[np.float32]
 Rounded = tuple[npt.NDArray[np.int8], FloatArray]
-"""Integers `[in, out]` from -127 to 127, and their scale `[out]`: the weight is their product."""
+"""Integers `[in, out]`, and their scale `[out]`: the weight is their product."""
 
-_LEVELS = 127
 _DAMPING = 0.01
 """Part of the mean second moment that is added to each, for features that hardly vary."""
 
@@ -61,6 +61,23 @@ class Calibration:
     feeds: Sequence[Mapping[str, npt.NDArray[np.generic]]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerInputs:
+    """What a layer reads, over all tokens of a calibration.
+
+    Attributes:
+        moments: `[features, features]`, the sum of the tokens' outer products.
+        largest: `[features]`, the largest absolute value of each.
+    """
+
+    moments: FloatArray
+    largest: FloatArray
+
+    def divided_by(self, factors: FloatArray) -> LayerInputs:
+        """Return what the layer would read if each feature were divided by its factor."""
+        return LayerInputs(moments=self.moments / np.outer(factors, factors), largest=self.largest / factors)
+
+
 def drawn_calibration(manifest: Manifest, file: str, *, seed: int = 0) -> Calibration:
     """Return runs of the packed graph in `file` over random ids between the model's special tokens.
 
@@ -79,19 +96,16 @@ def drawn_calibration(manifest: Manifest, file: str, *, seed: int = 0) -> Calibr
     return Calibration(file=file, feeds=feeds)
 
 
-def second_moments(
+def layer_inputs(
     model: ir.Model, values: Sequence[str], calibration: Calibration, directory: Path
-) -> dict[str, FloatArray]:
-    """Run a float32 model and return the sums of the outer products of some of its values.
+) -> dict[str, LayerInputs]:
+    """Run a float32 model and return what some of its values are.
 
     Args:
         model: as it was saved to `directory`; it is changed.
         values: names of float32 values `[..., features]` in it.
         calibration: what to run.
         directory: where the model's weights are, and where it is written once more.
-
-    Returns:
-        For each value float32 `[features, features]`.
 
     Raises:
         GraphError: a value is not finite on these inputs.
@@ -102,32 +116,35 @@ def second_moments(
     with tempfile.NamedTemporaryFile(dir=directory, suffix=".onnx") as file:
         ir.save(model, file.name)
         engine = OnnxRuntimeEngine(Path(file.name))
-    sums: dict[str, FloatArray] = {}
+    moments: dict[str, FloatArray] = {}
+    largest: dict[str, FloatArray] = {}
     for feeds in calibration.feeds:
         results = engine.run(feeds)
         for name in wanted:
             rows = results[name].reshape(-1, results[name].shape[-1]).astype(np.float32, copy=False)
-            sums[name] = rows.T @ rows + sums.get(name, np.float32(0))
-    for name, moments in sums.items():
-        if not np.isfinite(moments).all():
+            moments[name] = rows.T @ rows + moments.get(name, np.float32(0))
+            largest[name] = np.maximum(np.abs(rows).max(axis=0), largest.get(name, np.float32(0)))
+    for name, sums in moments.items():
+        if not np.isfinite(sums).all():
             raise GraphError(f"{name} is not finite on drawn ids: its layer cannot be quantized")
-    return sums
+    return {name: LayerInputs(moments=moments[name], largest=largest[name]) for name in wanted}
 
 
-def nearest_rounding(weight: FloatArray) -> Rounded:
-    """Round each number of a weight `[in, out]` to the nearest integer."""
-    scale = _scale(weight)
+def nearest_rounding(weight: FloatArray, levels: int) -> Rounded:
+    """Round each number of a weight `[in, out]` to the nearest integer from -levels to levels."""
+    scale = _scale(weight, levels)
     return np.rint(weight / scale).astype(np.int8), scale
 
 
-def compensated_rounding(weight: FloatArray, moments: FloatArray) -> Rounded:
+def compensated_rounding(weight: FloatArray, moments: FloatArray, levels: int) -> Rounded:
     """Round a weight to integers, feature by feature, the later ones taking back what the earlier ones did.
 
     Args:
         weight: `[in, out]`.
         moments: `[in, in]`, the sum of the outer products of the layer's inputs.
+        levels: the largest integer.
     """
-    scale = _scale(weight)
+    scale = _scale(weight, levels)
     first = np.argsort(-np.diag(moments), kind="stable")  # the strongest while most can still make up for it
     left = weight[first].astype(np.float64)
     factor = _inverse_factor(moments[np.ix_(first, first)].astype(np.float64))
@@ -136,7 +153,7 @@ def compensated_rounding(weight: FloatArray, moments: FloatArray) -> Rounded:
         stop = min(start + _BLOCK, len(left))
         errors = np.empty((stop - start, left.shape[1]))
         for feature in range(start, stop):
-            rounded[feature] = np.clip(np.rint(left[feature] / scale), -_LEVELS, _LEVELS)
+            rounded[feature] = np.clip(np.rint(left[feature] / scale), -levels, levels)
             errors[feature - start] = (left[feature] - rounded[feature] * scale) / factor[feature, feature]
             after = factor[feature, feature + 1 : stop]
             left[feature + 1 : stop] -= np.outer(after, errors[feature - start])
@@ -146,9 +163,9 @@ def compensated_rounding(weight: FloatArray, moments: FloatArray) -> Rounded:
     return integers, scale
 
 
-def _scale(weight: FloatArray) -> FloatArray:
+def _scale(weight: FloatArray, levels: int) -> FloatArray:
     """The scale of each output, at which its largest weight is the largest integer."""
-    scale: FloatArray = np.abs(weight).max(axis=0) / np.float32(_LEVELS)
+    scale: FloatArray = np.abs(weight).max(axis=0) / np.float32(levels)
     scale[scale == 0] = 1
     return scale
 

@@ -61,7 +61,8 @@ class Quantization(str, Enum):
     """How the products of an int8 bundle are quantized."""
 
     DYNAMIC = "dynamic"
-    """ONNX Runtime's own operators: weights per column, activations per tensor as they come."""
+    """Products of integers, as ONNX Runtime multiplies them: weights per column; activations as they come,
+    with one scale for all tokens, some of them divided by the token's largest value before."""
     WEIGHTS = "weights"
     """Weights per column behind a standard DequantizeLinear, which any engine reads, rounded so that the
     layers' results change least. OpenVINO multiplies them as integers and quantizes the activations in groups

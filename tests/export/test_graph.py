@@ -19,7 +19,7 @@ from longserve.export.model import PackedModel, PaddedModel
 from longserve.export.parity import check_parity
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.engine import EngineSettings, OnnxRuntimeEngine
-from longserve.serving.runtime.manifest import Layout, Precision, Task
+from longserve.serving.runtime.manifest import Layout, Task
 
 LENGTHS = (1, 2, 63, 64, 65, 127, 255, 256, 257, 511, 512, 513, 1000, 1025, 4096)
 CHECKPOINTS = [
@@ -180,7 +180,7 @@ def test_check_graph_names_what_it_refuses(domain: str, operator: str, message: 
     node = ir.Node(domain, operator, [value], num_outputs=1)
     graph = ir.Graph([value], node.outputs, nodes=[node], opset_imports={"": 20})
     with pytest.raises(GraphError, match=message):
-        check_graph(ir.Model(graph, ir_version=10), Precision.FP32)
+        check_graph(ir.Model(graph, ir_version=10))
 
 
 def test_check_graph_refuses_a_fixed_axis() -> None:
@@ -188,4 +188,4 @@ def test_check_graph_refuses_a_fixed_axis() -> None:
     node = ir.Node("", "Identity", [value], num_outputs=1)
     graph = ir.Graph([value], node.outputs, nodes=[node], opset_imports={"": 20})
     with pytest.raises(GraphError, match="x has the fixed shape"):
-        check_graph(ir.Model(graph, ir_version=10), Precision.FP32)
+        check_graph(ir.Model(graph, ir_version=10))
