@@ -57,7 +57,7 @@ TOLERANCES: Mapping[Precision, Tolerance] = {
     Precision.FP32: Tolerance(max_relative=1e-5, min_cosine=0.999999),
     Precision.FP16: Tolerance(max_relative=0.02, min_cosine=0.9998),
     Precision.BF16: Tolerance(max_relative=0.1, min_cosine=0.99),
-    Precision.INT8: Tolerance(max_relative=0.5, min_cosine=0.93),
+    Precision.INT8: Tolerance(max_relative=0.25, min_cosine=0.95),
 }
 """The tolerance of each precision, always against PyTorch in float32.
 
@@ -65,12 +65,14 @@ The rows of fp16 and bf16 are about twice the worst that benchmarks/half_precisi
 the weights and without (docs/gpu.md).
 
 int8's row (dynamic quantization) is wide because the grid's random ids are harder than text and its bound is
-on the worst logit of all: about twice the worst that benchmarks/real_weights_parity.py found. It catches a
-wrong graph; what int8 does to a user's predictions is measured with `longserve validate --texts`.
+on the worst logit of all: about twice the worst that benchmarks/real_weights_parity.py and the demo's
+checkpoints found (0.11; the least cosine, 0.979, is of a random model). It catches a wrong graph; what int8
+does to a user's predictions is measured with `longserve validate --texts`.
 """
 
 INT8_WEIGHTS = Tolerance(max_relative=0.25, min_cosine=0.97)
-"""The tolerance of `Quantization.WEIGHTS`, about twice the worst measured on the same weights."""
+"""The tolerance of `Quantization.WEIGHTS`, about twice the worst measured on the same weights, where OpenVINO
+multiplied integers, before their inputs were smoothed."""
 
 BF16_INFERENCE = Tolerance(max_relative=0.1, min_cosine=0.995)
 """What an engine that computes a bundle's float operators in bf16 may differ by, unless the bundle's own
