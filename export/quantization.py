@@ -19,6 +19,7 @@ from .quantized_products import (
     divide_features,
     multiply_integers,
     restore_weight,
+    weight_name,
 )
 from .rounding import Calibration, FloatArray, compensated_rounding, layer_inputs, nearest_rounding
 from .smoothing import smoothing_factors
@@ -80,16 +81,11 @@ def _products(model: ir.Model) -> dict[ir.Value, list[ir.Node]]:
     """Return each value that products of the encoder's layers read, with these in the graph's order."""
     found: dict[ir.Value, list[ir.Node]] = {}
     for node in model.graph:
-        if node.op_type == "MatMul" and _name(node).endswith(_QUANTIZED_WEIGHTS):
+        if node.op_type == "MatMul" and weight_name(node).endswith(_QUANTIZED_WEIGHTS):
             read = node.inputs[0]
             assert read is not None
             found.setdefault(read, []).append(node)
     return found
-
-
-def _name(product: ir.Node) -> str:
-    weight = product.inputs[1]
-    return "" if weight is None else str(weight.name)
 
 
 def _weight(product: ir.Node) -> FloatArray:
@@ -105,7 +101,7 @@ def _calibrated(calibration: Calibration, quantization: Quantization, source: Pa
     inputs = layer_inputs(model, [str(read.name) for read in layers], calibration, source)
     found: dict[str, Int8Weight] = {}
     for read, products in layers.items():  # what reads the same input goes together: one inverse for all
-        names = [_name(product) for product in products]
+        names = [weight_name(product) for product in products]
         weight = np.concatenate([_weight(product) for product in products], axis=1)
         layer, factors = inputs.pop(str(read.name)), None
         if names[0].endswith(_NORMALIZED):
@@ -130,7 +126,7 @@ def _quantized(
         if factors is not None:
             read = divide_features(read, products, factors)
         if quantization is Quantization.DYNAMIC:
-            by_token = _name(products[0]).endswith(_OTHERS)
+            by_token = weight_name(products[0]).endswith(_OTHERS)
             multiply_integers(read, products, weights, by_token=by_token)
         else:
             for product, weight in zip(products, weights, strict=True):
@@ -148,7 +144,7 @@ def _quantized(
 def _int8_weight(
     product: ir.Node, quantization: Quantization, calibrated: Mapping[str, Int8Weight] | None
 ) -> Int8Weight:
-    name = _name(product)
+    name = weight_name(product)
     if calibrated is None:
         integers, scale = nearest_rounding(_weight(product), _LEVELS[quantization])
         return Int8Weight(integers=integers, scale=scale)

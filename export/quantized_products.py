@@ -18,10 +18,11 @@ __all__ = [
     "divide_features",
     "multiply_integers",
     "restore_weight",
+    "weight_name",
 ]
 
-_NO_TOKEN = np.float32(1e-30)
-"""Stands for the largest value of a token whose values are all 0, as padding's are."""
+_LEAST_SCALE = np.float32(1e-30)
+"""What a token is divided by whose values are all 0, as padding's are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +42,12 @@ class Int8Weight:
 
 
 class _Nodes:
-    """Makes nodes in front of another one, named after the weight for which they are made."""
+    """Makes nodes in front of a product, named after its weight."""
 
-    def __init__(self, before: ir.Node, prefix: str) -> None:
-        graph = before.graph
+    def __init__(self, product: ir.Node) -> None:
+        graph = product.graph
         assert isinstance(graph, ir.Graph)
-        self.graph, self._before, self._prefix = graph, before, prefix
+        self.graph, self._before, self._prefix = graph, product, weight_name(product)
 
     def add(self, operator: str, inputs: Sequence[ir.Value], *suffixes: str, **attributes: Any) -> ir.Value:
         """Add a node with an output for each suffix; return the first."""
@@ -61,6 +62,14 @@ class _Nodes:
             output.name = f"{self._prefix}_{suffix}"
         self.graph.insert_before(self._before, node)
         return node.outputs[0]
+
+    def own(self, suffix: str, values: np.ndarray[Any, Any]) -> ir.Value:
+        """Add an initializer of this weight's."""
+        return add_initializer(self.graph, f"{self._prefix}_{suffix}", values)
+
+    def stored(self, weight: Int8Weight) -> tuple[ir.Value, ir.Value]:
+        """Add the integers and the scale of the weight."""
+        return self.own("int8", weight.integers), self.own("scale", weight.scale)
 
     def constant(self, name: str, values: np.ndarray[Any, Any]) -> ir.Value:
         """Return the graph's initializer of that name, which all layers share."""
@@ -78,24 +87,18 @@ def add_initializer(graph: ir.Graph, name: str, values: np.ndarray[Any, Any]) ->
 
 def divide_features(read: ir.Value, products: Sequence[ir.Node], factors: FloatArray) -> ir.Value:
     """Divide the features of an input by factors `[in]` in front of the products that read it."""
-    prefix = _weight_name(products[0])
-    nodes = _Nodes(products[0], prefix)
-    inverse = add_initializer(nodes.graph, f"{prefix}_inverse_factors", 1 / factors)
-    smoothed = nodes.add("Mul", [read, inverse], "smoothed_input")
+    nodes = _Nodes(products[0])
+    smoothed = nodes.add("Mul", [read, nodes.own("inverse_factors", 1 / factors)], "smoothed_input")
     smoothed.type, smoothed.shape = read.type, read.shape
     return smoothed
 
 
 def restore_weight(read: ir.Value, product: ir.Node, weight: Int8Weight) -> None:
     """Let a MatMul read its weight from behind a DequantizeLinear."""
-    name, old = _weight_name(product), product.inputs[1]
+    old = product.inputs[1]
     assert old is not None
-    nodes = _Nodes(product, name)
-    stored = [
-        add_initializer(nodes.graph, f"{name}_int8", weight.integers),
-        add_initializer(nodes.graph, f"{name}_scale", weight.scale),
-    ]
-    restored = nodes.add("DequantizeLinear", stored, "restored", axis=1)
+    nodes = _Nodes(product)
+    restored = nodes.add("DequantizeLinear", nodes.stored(weight), "restored", axis=1)
     restored.type, restored.shape = old.type, old.shape
     product.replace_input_with(0, read)
     product.replace_input_with(1, restored)
@@ -115,23 +118,22 @@ def multiply_integers(
         by_token: first divide each token by its largest value, and multiply its results with it: the one
             scale then serves every token as well as one of its own would.
     """
-    nodes = _Nodes(products[0], _weight_name(products[0]))
+    nodes = _Nodes(products[0])
     largest = None
     if by_token:
         last = nodes.constant("last_axis", np.array([-1], np.int64))
+        least = nodes.constant("least_token_scale", np.array(_LEAST_SCALE))
         magnitudes = nodes.add("Abs", [read], "input_magnitudes")
         most = nodes.add("ReduceMax", [magnitudes, last], "largest_magnitude", keepdims=1)
-        largest = nodes.add("Max", [most, nodes.constant("no_token", np.array(_NO_TOKEN))], "token_scale")
+        largest = nodes.add("Max", [most, least], "token_scale")
         read = nodes.add("Div", [read, largest], "scaled_input")
     quantized = nodes.add("DynamicQuantizeLinear", [read], "input_uint8", "input_scale", "input_zero")
     producer = quantized.producer()
     assert producer is not None
     _, input_scale, input_zero = producer.outputs
     for product, weight in zip(products, weights, strict=True):
-        name = _weight_name(product)
-        nodes = _Nodes(product, name)
-        integers = add_initializer(nodes.graph, f"{name}_int8", weight.integers)
-        weight_scale = add_initializer(nodes.graph, f"{name}_scale", weight.scale)
+        nodes = _Nodes(product)
+        integers, weight_scale = nodes.stored(weight)
         sums = nodes.add("MatMulInteger", [quantized, integers, input_zero], "sums")
         sums = nodes.add("Cast", [sums], "float_sums", to=ir.DataType.FLOAT.value)
         scale = nodes.add("Mul", [input_scale, weight_scale], "both_scales")
@@ -144,7 +146,8 @@ def multiply_integers(
         nodes.graph.remove(product, safe=True)
 
 
-def _weight_name(product: ir.Node) -> str:
+def weight_name(product: ir.Node) -> str:
+    """Return the name of what a MatMul multiplies its input with."""
     weight = product.inputs[1]
     assert weight is not None
     return str(weight.name)

@@ -23,15 +23,17 @@ from longserve.serving.runtime.manifest import Layout, Quantization
 
 
 @settings(deadline=None, max_examples=50)
-@given(features=st.integers(1, 60), seed=st.integers(0, 1000), silent=st.integers(0, 3))
-def test_factors_change_no_result(features: int, seed: int, silent: int) -> None:
+@given(
+    features=st.integers(1, 60), seed=st.integers(0, 1000), silent=st.integers(0, 3), unread=st.integers(0, 3)
+)
+def test_factors_change_no_result(features: int, seed: int, silent: int, unread: int) -> None:
     random = np.random.default_rng(seed)
     weight = random.normal(size=(features, 8)).astype(np.float32)
     inputs = (random.normal(size=(50, features)) * np.exp(2 * random.normal(size=features))).astype(
         np.float32
     )
     inputs[:, :silent] = 0
-    weight[-silent:] *= silent != 0
+    weight[max(0, features - unread) :] = 0
     largest = np.abs(inputs).max(axis=0)
     factors = smoothing_factors(weight, largest)
 

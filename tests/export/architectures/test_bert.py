@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 import torch
 from checkpoints import add_outliers, make_bert_checkpoint, make_small
@@ -23,16 +21,11 @@ from longserve.export.bench.matrix import BenchSettings, EngineKind
 from longserve.export.bench.plan import plan_engines
 from longserve.export.bench.products import read_shape
 from longserve.export.checkpoint import load_checkpoint
-from longserve.export.exporter import GRAPH_FILES
-from longserve.export.parity import check_parity
-from longserve.export.quantization import quantize_models
 from longserve.export.report import gather, render_card, render_page
-from longserve.export.weights import save_models
 from longserve.serving import LocalClient
 from longserve.serving.runtime.bundle import Bundle
-from longserve.serving.runtime.engine import OnnxRuntimeEngine
 from longserve.serving.runtime.errors import InvalidInput
-from longserve.serving.runtime.manifest import GlobalAttention, Layout, Precision, Quantization, Task
+from longserve.serving.runtime.manifest import GlobalAttention, Layout, Task
 from longserve.serving.runtime.options import QuestionAnsweringOptions
 from longserve.serving.runtime.pipeline import QuestionAnsweringPipeline, make_pipeline
 
@@ -171,23 +164,6 @@ def test_predictions_on_texts_are_those_of_pytorch(bert_bundle: Path, bert_check
     result = validate_bundle(Bundle.open(bert_bundle), str(bert_checkpoint), texts=texts)
     assert result.parity.failures == ()
     assert result.texts is not None and (result.texts.same, result.texts.f1) == (3, 1.0)
-
-
-def test_int8_is_within_its_tolerance(bert_bundle: Path, bert_checkpoint: Path, tmp_path: Path) -> None:
-    models = {file: ir.load(bert_bundle / file) for file in GRAPH_FILES.values()}
-    quantized = quantize_models(models, Quantization.DYNAMIC, tmp_path)
-    for model in quantized.values():
-        products = sum(node.op_type in ("MatMulInteger", "DynamicQuantizeMatMul") for node in model.graph)
-        # of each layer: queries, keys and values in two groups of heads; output; two pieces of feed-forward
-        assert products == 2 * (2 + 1 + 2 * 2)
-    save_models(quantized, tmp_path)
-    manifest = Bundle.open(bert_bundle).manifest
-    manifest = replace(manifest, precision=Precision.INT8, quantization=Quantization.DYNAMIC)
-    engines = {layout: OnnxRuntimeEngine(tmp_path / file) for layout, file in GRAPH_FILES.items()}
-    model = load_checkpoint(str(bert_checkpoint), Task.QUESTION_ANSWERING).model
-    report = check_parity(model, engines, manifest, lengths=(1, 2, 63, 64, 65, 128))
-    assert report.failures == ()
-    assert 1e-4 < report.worst.max_relative < 0.25
 
 
 def test_an_option_without_effect_is_refused(bert_checkpoint: Path, tmp_path: Path) -> None:
