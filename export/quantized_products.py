@@ -21,7 +21,7 @@ __all__ = [
     "weight_name",
 ]
 
-_LEAST_SCALE = np.float32(1e-30)
+_LEAST_DIVISOR = np.float32(1e-30)
 """What a token is divided by whose values are all 0, as padding's are."""
 
 
@@ -122,7 +122,7 @@ def multiply_integers(
     largest = None
     if by_token:
         last = nodes.constant("last_axis", np.array([-1], np.int64))
-        least = nodes.constant("least_token_scale", np.array(_LEAST_SCALE))
+        least = nodes.constant("least_divisor", np.array(_LEAST_DIVISOR))
         magnitudes = nodes.add("Abs", [read], "input_magnitudes")
         most = nodes.add("ReduceMax", [magnitudes, last], "largest_magnitude", keepdims=1)
         largest = nodes.add("Max", [most, least], "token_scale")

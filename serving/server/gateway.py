@@ -33,7 +33,7 @@ from ..runtime.errors import InvalidInput, PortInUse, ServerError, UnfitEnvironm
 from .access import AccessPolicy, Api
 from .grpc_front import GrpcFront, GrpcPort
 from .infer_request import InferBody, check_infer
-from .questions import Answer, Readiness
+from .questions import Answer, Readiness, Unreachable
 from .routes import Route, find_route, methods_of, model_of
 from .try_it import TryItPage
 
@@ -272,7 +272,7 @@ class Gateway:
         try:
             response = await self._ask_triton("POST", f"/v2/models/{model}/infer", body, {})
         except _Refused as refused:
-            return Answer(refused.status, json.dumps({"error": refused.message}).encode())
+            raise Unreachable(refused.message) from None
         return Answer(response.status, response.body)
 
     def _admitted(self, request: Any, path: str) -> Route:

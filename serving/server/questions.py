@@ -24,6 +24,7 @@ __all__ = [
     "Questions",
     "Readiness",
     "SECONDS_PER_QUESTION",
+    "Unreachable",
     "fault_at",
     "read_questions",
 ]
@@ -81,14 +82,22 @@ class Answer:
     content: bytes
 
 
+class Unreachable(Exception):
+    """Triton cannot be asked: it is starting, stopping, or has ended."""
+
+
 class Readiness:
-    """Asks models, each at most once a second however often one asks for its readiness."""
+    """Asks models, each at most once a second however often one asks for its readiness.
+
+    That a question did not reach Triton is not remembered: it cost no run, and may be over in a moment. While
+    Triton starts, its gRPC port answers before its HTTP port does, by which the models are asked.
+    """
 
     def __init__(self, ask: Callable[[str, bytes], Awaitable[Answer]]) -> None:
         """Ask nothing yet.
 
         Args:
-            ask: sends the body of an inference request to a model.
+            ask: sends the body of an inference request to a model, or raises `Unreachable`.
         """
         self.questions = Questions()
         self._ask = ask
@@ -112,7 +121,10 @@ class Readiness:
             known = self._known.get(name)
             if known is not None and time.monotonic() - known[0] < _REMEMBERED_SECONDS:
                 return known[1]
-            reason = await self._asked(name)
+            try:
+                reason = await self._asked(name)
+            except Unreachable as error:
+                return str(error)
             self._known[name] = (time.monotonic(), reason)
             return reason
 

@@ -9,9 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,33 @@ def test_serve_does_not_say_that_it_is_ready_if_a_model_does_not_answer(
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout) == (1, "")
     assert "alone is loaded, but does not answer: alone_encoder" in result.stderr.splitlines()[-1]
+
+
+def test_who_asks_while_the_server_starts_does_not_keep_it_from_starting(
+    classification_bundle: Path, tmp_path: Path
+) -> None:
+    """Triton's gRPC port is open first, and says that it is ready, when no model can be asked yet."""
+    build_repository(classification_bundle, "letters", tmp_path)
+    ports = FREE_PORTS.resolve("127.0.0.1")
+    stop = threading.Event()
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(_ask_all_the_time, f"grpc://127.0.0.1:{ports.grpc}", stop) for _ in range(4)]
+        try:
+            for _ in range(3):
+                with TritonServer(tmp_path, ports=ports, grace=1.0) as server:
+                    assert fault_at(server.urls.http) is None
+        finally:
+            stop.set()
+        assert all(ready.result(60) for ready in asked)
+
+
+def _ask_all_the_time(url: str, stop: threading.Event) -> bool:
+    """Ask until told to stop; return whether the server was ever ready."""
+    ever = False
+    with Client(url) as client:
+        while not stop.is_set():
+            ever |= client.server_ready()
+    return ever
 
 
 @pytest.mark.parametrize("options", [(), ("--wait", "0.5"), ("--model", "x"), ("--json",)])

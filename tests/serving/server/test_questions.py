@@ -11,7 +11,14 @@ from triton_fixture import CLASSIFIER, QA, RunningServer
 
 from longserve.serving.server import questions
 from longserve.serving.server.infer_request import InferBody, check_infer
-from longserve.serving.server.questions import PROBE_ID, Answer, Questions, Readiness, read_questions
+from longserve.serving.server.questions import (
+    PROBE_ID,
+    Answer,
+    Questions,
+    Readiness,
+    Unreachable,
+    read_questions,
+)
 
 YES = Answer(200, b"{}")
 
@@ -102,3 +109,22 @@ def test_many_who_ask_cost_one_question(together: bool, monkeypatch: pytest.Monk
 
     asyncio.run(twice())
     assert len(models.asked) == 2
+
+
+def test_that_triton_cannot_be_reached_is_not_remembered() -> None:
+    reached = False
+
+    async def ask(model: str, body: bytes) -> Answer:
+        if not reached:
+            raise Unreachable("it is starting")
+        return YES
+
+    async def while_it_starts() -> None:
+        nonlocal reached
+        readiness = Readiness(ask)
+        readiness.questions = Questions(bodies={"a": b""}, of_the_server=("a",))
+        assert await readiness.fault(None) == "a is loaded, but does not answer: it is starting"
+        reached = True
+        assert await readiness.fault(None) is None
+
+    asyncio.run(while_it_starts())
