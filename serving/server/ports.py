@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..runtime.errors import PortInUse, UnfitEnvironment
 
-__all__ = ["InnerPorts", "LOOPBACK", "Ports", "listens"]
+__all__ = ["InnerPorts", "LOOPBACK", "Ports", "ServerUrls", "listens"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -61,6 +61,25 @@ class Ports:
                 "with --http-port, --grpc-port and --metrics-port (0 picks a free one)"
             )
         return Ports(**found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerUrls:
+    """Where a server answers."""
+
+    http: str
+    grpc: str
+    metrics: str
+
+    @classmethod
+    def of(cls, host: str, ports: Ports) -> ServerUrls:
+        """The addresses on `host`."""
+        name = f"[{host}]" if ":" in host else host
+        return cls(
+            http=f"http://{name}:{ports.http}",
+            grpc=f"grpc://{name}:{ports.grpc}",
+            metrics=f"http://{name}:{ports.metrics}/metrics",
+        )
 
 
 class InnerPorts:

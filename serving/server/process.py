@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -27,14 +27,14 @@ from .environment import prepare_environment
 from .gateway import Gateway, GatewayLimits, Upstream
 from .grpc_front import GRPC_KEY_PREFIX, GrpcPort
 from .installation import TritonInstallation, find_triton
-from .journal import Journal, LogFormat
+from .journal import Journal, Level, LogFormat
 from .log import ServerLog
-from .ports import LOOPBACK, InnerPorts, Ports, listens
+from .ports import LOOPBACK, InnerPorts, Ports, ServerUrls, listens
 from .questions import read_questions
 from .stubs import find_stubs, has_ended
 from .try_it import TryItPage, model_names
 
-__all__ = ["LOOPBACK", "ServerUrls", "TritonServer"]
+__all__ = ["LOOPBACK", "TritonServer"]
 
 _GATEWAY_HEADER = "longserve-gateway"
 _SHARED_MEMORY = Path("/dev/shm")
@@ -42,19 +42,11 @@ _POLL_SECONDS = 0.05
 _KILL_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerUrls:
-    """Where a server answers."""
-
-    http: str
-    grpc: str
-    metrics: str
-
-
 class TritonServer:
     """A Triton that serves one model repository.
 
-    As a context manager it starts, waits until every model is ready, and stops at the end:
+    As a context manager it starts, a second time if Triton crashes on the way, waits until every model is
+    ready, and stops at the end:
 
         with TritonServer("model_repository") as server:
             client = Client(server.urls.grpc)
@@ -127,7 +119,7 @@ class TritonServer:
     def __enter__(self) -> TritonServer:
         try:
             self.start()
-            self.wait_until_ready()
+            self._come_up()
         except BaseException:
             self.stop()
             raise
@@ -146,12 +138,7 @@ class TritonServer:
         """Where the started server answers."""
         if self._ports is None:
             raise ServerError("the server has not been started; call start() first")
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return ServerUrls(
-            http=f"http://{host}:{self._ports.http}",
-            grpc=f"grpc://{host}:{self._ports.grpc}",
-            metrics=f"http://{host}:{self._ports.metrics}/metrics",
-        )
+        return ServerUrls.of(self._host, self._ports)
 
     @property
     def pid(self) -> int:
@@ -191,14 +178,8 @@ class TritonServer:
         Raises:
             ServerError: see `start` and `wait_until_ready`.
         """
-        kill_group(self._running())
-        self._finish_log()
-        self._remove_shared_memory()
-        assert self._directory is not None and self._installation is not None
-        shutil.rmtree(self._directory, ignore_errors=True)
-        self._directory.mkdir()
-        self._launch(self._environment(self._installation))
-        self.wait_until_ready()
+        self._relaunch()
+        self._come_up()
 
     def wait_until_ready(self) -> None:
         """Wait until every model is loaded and answers; with `keep_going`, until each has loaded or failed.
@@ -265,6 +246,28 @@ class TritonServer:
             self._close_gateway()
             self._remove_shared_memory()
             self._remove_directory()
+
+    def _come_up(self) -> None:
+        """Wait until ready. A Triton that crashes on the way is started anew, once: now and then the python
+        backend cannot take a lock that it shares (triton-inference-server/server, issues 5949 and 8882)."""
+        try:
+            self.wait_until_ready()
+        except ServerFailed as error:
+            if (self._running().poll() or 0) >= 0:
+                raise  # it still runs, or has ended by itself
+            if self._journal is not None:
+                self._journal.say(f"{error}\nstarting it anew", level=Level.WARNING)
+            self._relaunch()
+            self.wait_until_ready()
+
+    def _relaunch(self) -> None:
+        kill_group(self._running())
+        self._finish_log()
+        self._remove_shared_memory()
+        assert self._directory is not None and self._installation is not None
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir()
+        self._launch(self._environment(self._installation))
 
     def _terminate(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:

@@ -44,4 +44,5 @@ class BlockingAsyncClient:
                 return await result
             return [item async for item in result] if isinstance(result, AsyncIterator) else result
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(60)
+        # longer than the clients' own timeouts, so that their error comes first
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(90)

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from longserve.serving import (
     RetryPolicy,
     ServedModel,
     ServerUnavailable,
-    ServingError,
 )
 from longserve.serving.server import ServerUrls, TritonServer
 from longserve.serving.server.access import AccessPolicy, Api, closed_apis
@@ -261,28 +261,25 @@ def test_a_server_that_is_killed_and_comes_back_is_asked_again(
         clients = [
             make_client(kind, url_of(first.urls, protocol), retry=patient) for kind, protocol in ENDPOINTS
         ]
-        outcomes: list[Any] = []
         stop = threading.Event()
-
-        def work(client: Any) -> None:
-            while not stop.is_set():
-                try:
-                    outcomes.append(client.classify(SHORT, timeout=60).label)
-                except ServingError as error:
-                    outcomes.append(error)
-
-        threads = [threading.Thread(target=work, args=(client,)) for client in clients]
-        for thread in threads:
-            thread.start()
-        first.stop()
-        before = len(outcomes)
-        with TritonServer(ports=ports, **options):
-            stop.wait(2)
-            stop.set()
-            for thread in threads:
-                thread.join(60)
-        assert not any(thread.is_alive() for thread in threads), "a request was never answered"
+        with ThreadPoolExecutor(len(clients)) as pool:
+            asking = [pool.submit(_classify_until, stop, client) for client in clients]
+            try:
+                first.stop()
+                with TritonServer(ports=ports, **options):
+                    stop.wait(2)
+                    stop.set()
+                    labels = [future.result(70) for future in asking]
+            finally:
+                stop.set()
     for client in clients:
         client.close()
-    assert len(outcomes) >= before + len(clients)
-    assert set(outcomes) == {expected}
+    assert all(set(found) == {expected} for found in labels)
+
+
+def _classify_until(stop: threading.Event, client: Any) -> list[str]:
+    """Classify until told to stop, once at least; return the labels."""
+    labels = [client.classify(SHORT, timeout=60).label]
+    while not stop.is_set():
+        labels.append(client.classify(SHORT, timeout=60).label)
+    return labels

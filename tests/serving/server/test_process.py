@@ -10,15 +10,16 @@ import socket
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from kserve import GrpcCaller, HttpCaller, bytes_tensor
 from triton_fixture import CLASSIFIER, FREE_PORTS, RunningServer
 
-from longserve.serving import PortInUse, RepositoryError, ServerError, ServerFailed
+from longserve.serving import Client, PortInUse, RepositoryError, ServerError, ServerFailed
 from longserve.serving.repository import build_repository
-from longserve.serving.server import Ports, TritonServer
+from longserve.serving.server import Ports, TritonServer, find_triton
 from longserve.serving.server.installation import TritonInstallation
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -58,6 +59,19 @@ time.sleep(1.0)
 Server(("127.0.0.1", ports.metrics_port), Answer).serve_forever()
 """
 """What Triton does on a busy machine: its metrics' port opens later than it says that it is ready."""
+
+CRASHES = """
+import os, pathlib, signal, sys
+
+left = pathlib.Path(__file__).with_name("crashes_left")
+count = int(left.read_text())
+if count:
+    left.write_text(str(count - 1))
+    print("boost::interprocess::lock_exception", flush=True)
+    os.kill(os.getpid(), signal.SIGABRT)
+os.execv({triton!r}, sys.argv)
+"""
+"""Triton, after it has crashed some times."""
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +198,29 @@ def test_a_ready_server_gives_its_metrics(repository: Path, tmp_path: Path) -> N
     triton = TritonInstallation(executable=executable, origin="this test")
     with TritonServer(repository, ports=FREE_PORTS, installation=triton, grace=0.0) as server:
         assert urllib.request.urlopen(server.urls.metrics, timeout=10).status == 200
+
+
+@pytest.mark.parametrize("crashes", [1, 2])
+def test_a_triton_that_crashes_while_it_starts_is_started_anew_once(
+    repository: Path, tmp_path: Path, crashes: int
+) -> None:
+    found = find_triton()
+    crashing = replace(found, executable=tmp_path / "tritonserver")
+    crashing.executable.write_text(f"#!{sys.executable}\n{CRASHES.format(triton=str(found.executable))}")
+    crashing.executable.chmod(0o755)
+    left = tmp_path / "crashes_left"
+    left.write_text(str(crashes))
+    log = io.StringIO()
+    server = TritonServer(repository, ports=FREE_PORTS, installation=crashing, log=log, grace=1.0)
+    if crashes == 1:
+        with server:
+            assert Client(server.urls.grpc).server_ready()
+    else:
+        with pytest.raises(ServerFailed, match="ended by the signal SIGABRT"), server:
+            pass
+    assert left.read_text() == "0"
+    assert "SIGABRT; its last lines" in log.getvalue() and "starting it anew" in log.getvalue()
+    assert server._process is None and not list(SHARED_MEMORY.glob(f"{server._prefix}*"))
 
 
 def test_taken_ports_are_named_before_anything_starts(repository: Path) -> None:
