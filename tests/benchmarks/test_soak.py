@@ -11,7 +11,7 @@ import pytest
 from checkpoints import WORDS
 from overload import measure
 from served import Served, make_cases
-from soak import GROWTH_LIMIT, soak
+from soak import GROWTH_LIMIT, memory_over_time, soak
 from triton_fixture import RunningServer
 
 
@@ -39,6 +39,27 @@ def test_every_answer_is_compared(served: Served, triton_server: RunningServer) 
 
     lost = soak(served, [dataclasses.replace(cases[0], ask=fail)], 3, 1)
     assert (lost["lost"], lost["passed"]) == (3, False) and "InvalidInput" in str(lost["errors"])
+
+
+@pytest.mark.parametrize(("grown", "growth"), [(0, 1.0), (60_000_000, 1.135)])
+def test_growth_is_seen_through_what_a_run_holds(grown: int, growth: float) -> None:
+    """The encoder's memory goes up and down by as much with the runs."""
+    samples = [
+        (
+            ended,
+            {
+                "encoder": 200_000_000 + 60_000_000 * (ended % 3 - 1),
+                "text": 100_000_000 + grown * ended // 100,
+            },
+        )
+        for ended in range(101)
+    ]
+    memory = memory_over_time(samples, 100)
+    assert memory["growth"] == pytest.approx(growth, abs=0.01)
+    assert (memory["growth"] > GROWTH_LIMIT) == (grown > 0)
+    assert memory["at_the_end"]["encoder"] == memory["after_warm_up"]["encoder"] == 200.0
+    assert len(memory["every_twentieth"]["text"]) == 21
+    assert memory_over_time(samples[:1], 100)["growth"] == 1.0
 
 
 def test_what_became_of_each_request_is_told(served: Served) -> None:
