@@ -41,9 +41,9 @@ def test_every_answer_is_compared(served: Served, triton_server: RunningServer) 
     assert (lost["lost"], lost["passed"]) == (3, False) and "InvalidInput" in str(lost["errors"])
 
 
-@pytest.mark.parametrize(("grown", "growth"), [(0, 1.0), (60_000_000, 1.135)])
+@pytest.mark.parametrize(("grown", "growth"), [(0, 1.0), (34_000_000, 1.078)])
 def test_growth_is_seen_through_what_a_run_holds(grown: int, growth: float) -> None:
-    """The encoder's memory goes up and down by as much with the runs."""
+    """By a tenth, evenly, while the encoder's memory goes up and down by more with the runs."""
     samples = [
         (
             ended,
@@ -55,7 +55,7 @@ def test_growth_is_seen_through_what_a_run_holds(grown: int, growth: float) -> N
         for ended in range(101)
     ]
     memory = memory_over_time(samples, 100)
-    assert memory["growth"] == pytest.approx(growth, abs=0.01)
+    assert memory["growth"] == pytest.approx(growth, abs=0.003)
     assert (memory["growth"] > GROWTH_LIMIT) == (grown > 0)
     assert memory["at_the_end"]["encoder"] == memory["after_warm_up"]["encoder"] == 200.0
     assert len(memory["every_twentieth"]["text"]) == 21
