@@ -220,8 +220,8 @@ def serve_command(
 ) -> None:
     """Serve the models of REPOSITORY with Triton until SIGTERM or Ctrl-C.
 
-    The URLs are printed when every model has answered a question. A Triton that crashes while it starts gets a
-    second try, which --restarts does not count. Triton's warnings and errors go to stderr, and nothing of a
+    The URLs are printed when every model has answered a question. A Triton that crashes while it starts gets
+    a second try, which --restarts does not count. Triton's warnings and errors go to stderr, and nothing of a
     request. docs/security.md says what is open to whom.
     """
     from ..runtime.errors import ServerError, ServerFailed
