@@ -10,7 +10,16 @@ import click
 
 __all__ = ["bench_command"]
 
-_ENGINES = ("torch", "torch-bf16", "torch-compile", "rewrite", "onnxruntime", "openvino", "products")
+_ENGINES = (
+    "torch",
+    "torch-kept",
+    "torch-bf16",
+    "torch-compile",
+    "rewrite",
+    "onnxruntime",
+    "openvino",
+    "products",
+)
 _LAYOUTS = ("padded", "packed")
 
 

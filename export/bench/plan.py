@@ -11,13 +11,20 @@ from longserve.serving.runtime.cores import available_cores
 from longserve.serving.runtime.engine_settings import InferencePrecision
 from longserve.serving.runtime.manifest import Layout, Precision, Quantization
 
+from ..kept_memory import can_keep_memory
 from .errors import BenchError
 from .matrix import BenchSettings, EngineKind, EngineSpec, ProductLibrary
 from .products import COUNTED_ARCHITECTURE
 
 __all__ = ["plan_engines"]
 
-_NEEDS_REFERENCE = (EngineKind.TORCH, EngineKind.TORCH_BF16, EngineKind.TORCH_COMPILE, EngineKind.REWRITE)
+_NEEDS_REFERENCE = (
+    EngineKind.TORCH,
+    EngineKind.TORCH_KEPT,
+    EngineKind.TORCH_BF16,
+    EngineKind.TORCH_COMPILE,
+    EngineKind.REWRITE,
+)
 _PRODUCTS = (
     (ProductLibrary.TORCH, "fp32"),
     (ProductLibrary.ONNXRUNTIME, "fp32"),
@@ -76,8 +83,10 @@ def _possible(reference: str | None, bundle: Bundle) -> tuple[EngineKind, ...]:
         EngineKind.ONNXRUNTIME: not _installed("onnxruntime"),
         EngineKind.OPENVINO: not _installed("openvino"),
         EngineKind.PRODUCTS: bundle.manifest.architecture != COUNTED_ARCHITECTURE,
+        EngineKind.TORCH_KEPT: not can_keep_memory(),
     }
-    impossible |= dict.fromkeys(_NEEDS_REFERENCE, reference is None)
+    if reference is None:
+        impossible |= dict.fromkeys(_NEEDS_REFERENCE, True)
     return tuple(kind for kind in EngineKind if not impossible.get(kind, False))
 
 
@@ -95,6 +104,7 @@ def _torch_specs(
 ) -> list[EngineSpec]:
     names = {
         EngineKind.TORCH: "torch eager fp32",
+        EngineKind.TORCH_KEPT: "torch eager fp32, memory kept",
         EngineKind.TORCH_BF16: "torch autocast bf16",
         EngineKind.TORCH_COMPILE: "torch.compile fp32",
     }

@@ -14,6 +14,7 @@ from longserve.serving.runtime.manifest import Layout, Manifest, Precision, Task
 from ..architectures import architecture_of
 from ..checkpoint import load_checkpoint
 from ..half import layout_module
+from ..kept_memory import keep_freed_memory
 from .engines import BenchEngine, Float32Array, Prepared, feeds_of, make_rows, read_logits
 from .errors import BenchError
 from .matrix import Case, EngineKind, EngineSpec
@@ -27,11 +28,13 @@ def open_torch_engine(manifest: Manifest, spec: EngineSpec, layout: Layout) -> B
     """Load the checkpoint and make the engine of `spec`.
 
     Raises:
-        BenchError: the specification names no checkpoint.
+        BenchError: the specification names no checkpoint, or asks for what the C library cannot do.
         CheckpointError: it cannot be loaded.
     """
     if spec.reference is None:
         raise BenchError(f"the engine {spec.name} names no checkpoint; give its model with --reference")
+    if spec.kind is EngineKind.TORCH_KEPT and not keep_freed_memory():
+        raise BenchError(f"the engine {spec.name} needs glibc; the C library here is another: leave it out")
     torch.set_num_threads(spec.threads)
     stock = load_checkpoint(spec.reference, manifest.task, revision=spec.revision or manifest.revision).model
     architecture = architecture_of(stock.config.model_type)

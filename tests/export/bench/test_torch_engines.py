@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from longserve.export.bench import BenchError, Case, EngineKind, EngineSpec
+from longserve.export.bench import BenchError, Case, EngineKind, EngineSpec, torch_engines
 from longserve.export.bench.engines import open_bench_engine
 from longserve.serving.runtime.manifest import Layout
 
@@ -51,6 +51,19 @@ def test_the_rewritten_module_gives_the_stock_logits(
 ) -> None:
     _, found = logits(EngineKind.REWRITE, qa_bundle, qa_checkpoint, layout)
     assert np.allclose(found, stock, atol=1e-5)
+
+
+def test_kept_memory_changes_nothing_but_the_memory(
+    stock: Any, qa_bundle: Path, qa_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+    monkeypatch.setattr(torch_engines, "keep_freed_memory", lambda: kept.append(True) or True)
+    _, found = logits(EngineKind.TORCH_KEPT, qa_bundle, qa_checkpoint)
+    assert kept == [True]
+    assert np.array_equal(found, stock)
+    monkeypatch.setattr(torch_engines, "keep_freed_memory", lambda: False)
+    with pytest.raises(BenchError, match="the engine tried needs glibc"):
+        logits(EngineKind.TORCH_KEPT, qa_bundle, qa_checkpoint)
 
 
 def test_autocast_computes_in_bf16(stock: Any, qa_bundle: Path, qa_checkpoint: Path) -> None:
