@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import io
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from checkpoints import make_checkpoint
 
 from longserve.export import (
@@ -25,10 +31,12 @@ from longserve.export import (
     ParityFailed,
     Tolerance,
     export_bundle,
+    exporter,
     parity,
     validate_bundle,
 )
 from longserve.export.cli import stop_on_signals
+from longserve.export.graph import export_graph
 from longserve.export.progress import TerminalProgress
 from longserve.export.quantization import quantize_models
 from longserve.serving.runtime.bundle import Bundle
@@ -58,6 +66,37 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=66,
         num_labels=3,
     )
+
+
+class _ByContent(pickle.Pickler):
+    """Pickles tensors by their values alone; PyTorch's way names the memory that they are in."""
+
+    def persistent_id(self, thing: Any) -> Any:
+        if isinstance(thing, torch.Tensor):
+            return str(thing.dtype), tuple(thing.shape), thing.detach().numpy().tobytes()
+        return None
+
+
+def _digest(module: Any) -> bytes:
+    content = io.BytesIO()
+    _ByContent(content).dump(module)
+    return hashlib.sha256(content.getvalue()).digest()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced_once() -> Iterator[None]:
+    """Trace equal modules once for all tests here, which takes most of the time of so small an export."""
+    traced: dict[tuple[bytes, Layout, int], ir.Model] = {}
+
+    def export_once(module: Any, config: Any, task: Task, layout: Layout, *, opset: int) -> ir.Model:
+        key = (_digest(module), layout, opset)
+        if key not in traced:
+            traced[key] = export_graph(module, config, task, layout, opset=opset)
+        return traced[key].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "export_graph", export_once)
+        yield
 
 
 def _left_in(directory: Path) -> list[str]:
