@@ -36,7 +36,6 @@ from .errors import ExportError, OutputError
 from .exporter_config import EncoderExporterConfig, exporter_config
 from .graph import DEFAULT_OPSET, export_graph
 from .half import HALF_TYPES, half_engines, layout_module
-from .kept_memory import kept_memory
 from .parity import ParityReport, check_parity
 from .progress import Progress
 from .quantization import quantize_models
@@ -219,8 +218,7 @@ def validate_bundle(
     compared = None
     if texts:
         packed = open_packed_engine(bundle, chosen)
-        with kept_memory():
-            compared = compare_texts(checkpoint.model, packed, bundle, texts, progress=report)
+        compared = compare_texts(checkpoint.model, packed, bundle, texts, progress=report)
     return ValidationResult(parity=parity, texts=compared)
 
 
@@ -234,23 +232,21 @@ def _compare(
     seed: int = 0,
 ) -> ParityReport:
     engines = {layout: open_engine(directory / file, settings) for layout, file in GRAPH_FILES.items()}
-    with kept_memory():
-        return check_parity(
-            checkpoint.model,
-            engines,
-            manifest,
-            seed=seed,
-            inference_precision=settings.inference_precision or InferencePrecision.FP32,
-            progress=progress,
-        )
+    return check_parity(
+        checkpoint.model,
+        engines,
+        manifest,
+        seed=seed,
+        inference_precision=settings.inference_precision or InferencePrecision.FP32,
+        progress=progress,
+    )
 
 
 def _compare_arithmetic(checkpoint: Checkpoint, manifest: Manifest, progress: Progress) -> ParityReport:
     """Compare in half-precision arithmetic, because the engines of a CPU compute half graphs in float32."""
     lengths = checkpoint.architecture.parity_lengths_in_half(manifest)
     engines = half_engines(checkpoint.model, manifest)
-    with kept_memory():
-        return check_parity(checkpoint.model, engines, manifest, lengths=lengths, progress=progress)
+    return check_parity(checkpoint.model, engines, manifest, lengths=lengths, progress=progress)
 
 
 def _validation_engine(manifest: Manifest) -> EngineSettings:

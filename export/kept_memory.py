@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 __all__ = ["can_keep_memory", "keep_freed_memory", "kept_memory"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
-_KEPT = 1 << 30
+_KEPT = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: 1 << 30}
 _USUAL = {_MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
 """What glibc's own thresholds come to in a process that frees large blocks."""
 
 
 def can_keep_memory() -> bool:
     """Return whether the C library is glibc, which can be told to keep freed memory."""
-    return _function("mallopt") is not None
+    return _glibc() is not None
 
 
 def keep_freed_memory() -> bool:
@@ -31,39 +31,36 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it does; False where it is not glibc.
     """
-    return _set({_MMAP_THRESHOLD: _KEPT, _TRIM_THRESHOLD: _KEPT})
+    library = _glibc()
+    return library is not None and _set(library, _KEPT)
 
 
 @contextlib.contextmanager
 def kept_memory() -> Iterator[None]:
     """Let the C library keep freed blocks meanwhile, and give back afterwards what is free then.
 
-    The thresholds are the process's, for all of its threads. Without glibc nothing changes.
+    The thresholds are the process's, for all of its threads; afterwards they are the usual ones, because
+    glibc does not tell what they were. Without glibc nothing changes.
     """
-    if not keep_freed_memory():
+    library = _glibc()
+    if library is None or not _set(library, _KEPT):
         yield
         return
     try:
         yield
     finally:
-        _set(_USUAL)
-        trim = _function("malloc_trim")
-        if trim is not None:
-            trim(ctypes.c_size_t(0))
+        _set(library, _USUAL)
+        library.malloc_trim(ctypes.c_size_t(0))
 
 
-def _set(thresholds: dict[int, int]) -> bool:
-    option = _function("mallopt")
-    return option is not None and all(option(name, value) == 1 for name, value in thresholds.items())
+def _set(library: ctypes.CDLL, thresholds: dict[int, int]) -> bool:
+    return all(library.mallopt(name, value) == 1 for name, value in thresholds.items())
 
 
-def _function(name: str) -> Callable[..., int] | None:
-    """Return a function of glibc; None where the C library is another."""
+def _glibc() -> ctypes.CDLL | None:
+    """Return the C library of this process, None if it is another one."""
     try:
         library = ctypes.CDLL(None)
     except (OSError, TypeError):  # Windows has no such handle
         return None
-    if not hasattr(library, "gnu_get_libc_version"):
-        return None
-    found: Callable[..., int] = getattr(library, name)
-    return found
+    return library if hasattr(library, "gnu_get_libc_version") else None

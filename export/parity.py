@@ -18,6 +18,7 @@ from longserve.serving.runtime.packing import EncoderOutput, EncoderSequence, pa
 
 from .architectures import architecture_of
 from .errors import ParityFailed
+from .kept_memory import kept_memory
 from .parity_cases import ParityCase, make_cases, sequences_of
 from .progress import Progress
 
@@ -193,6 +194,7 @@ class ParityReport:
         )
 
 
+@kept_memory()
 def check_parity(
     model: PreTrainedModel,
     engines: Mapping[Layout, Engine],

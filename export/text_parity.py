@@ -23,6 +23,7 @@ from longserve.serving.runtime.pipeline import (
 )
 
 from .errors import ExportError
+from .kept_memory import kept_memory
 from .parity import reference_outputs
 from .progress import Progress
 
@@ -78,6 +79,7 @@ def read_texts(path: Path, task: Task) -> list[dict[str, str]]:
     return texts
 
 
+@kept_memory()
 def compare_texts(
     model: PreTrainedModel,
     engine: Engine,

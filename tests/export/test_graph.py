@@ -15,7 +15,6 @@ from longserve.export import ExportSettings, GraphError, export_bundle
 from longserve.export.checkpoint import load_checkpoint
 from longserve.export.exporter import GRAPH_FILES
 from longserve.export.graph import FORBIDDEN_OPERATORS, check_graph, export_graph
-from longserve.export.kept_memory import kept_memory
 from longserve.export.model import PackedModel, PaddedModel
 from longserve.export.parity import check_parity
 from longserve.serving.runtime.bundle import Bundle
@@ -37,13 +36,7 @@ CHECKPOINTS = [
     ),
     pytest.param(
         "text-classification",
-        {
-            "attention_window": 512,
-            "num_labels": 1,
-            "type_vocab_size": 2,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-        },
+        {"attention_window": 512, "num_labels": 1, "type_vocab_size": 2, "num_hidden_layers": 2},
         id="regressor-window-512-two-token-types",
     ),
     pytest.param(
@@ -67,10 +60,9 @@ def test_parity_at_every_length_and_mask(tmp_path: Path, task: str, config: dict
         layout: OnnxRuntimeEngine(result.path / file, settings) for layout, file in GRAPH_FILES.items()
     }
     checkpoint = load_checkpoint(str(source), Task(task))
-    with kept_memory():
-        report = check_parity(
-            checkpoint.model, engines, result.manifest, lengths=LENGTHS, seed=3, every_pattern=True
-        )
+    report = check_parity(
+        checkpoint.model, engines, result.manifest, lengths=LENGTHS, seed=3, every_pattern=True
+    )
 
     tested = {int(r.case.split("[")[0].split("+")[0]) for r in report.results}
     assert tested == set(LENGTHS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from longserve.export.bench import BenchError, BenchSettings, EngineKind, EngineSpec, plan_engines
+from longserve.export.bench import BenchError, BenchSettings, EngineKind, EngineSpec, plan, plan_engines
 from longserve.export.bench.engines import check_instructions
 from longserve.export.bench.matrix import ProductLibrary
 from longserve.serving.runtime.bundle import Bundle
@@ -81,6 +81,15 @@ class TestEngines:
     def test_a_specification_survives_the_way_to_its_process(self, bundle: Bundle) -> None:
         for spec in plan_engines([bundle], BenchSettings(), reference="checkpoint", revision="main"):
             assert EngineSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+    @pytest.mark.parametrize("possible", [True, False])
+    def test_memory_is_kept_where_the_c_library_can(
+        self, possible: bool, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(plan, "can_keep_memory", lambda: possible)
+        kinds = {spec.kind for spec in plan_engines([bundle], BenchSettings(), reference="checkpoint")}
+        assert EngineKind.TORCH in kinds
+        assert (EngineKind.TORCH_KEPT in kinds) == possible
 
     def test_an_engine_that_needs_the_checkpoint_says_so(self, bundle: Bundle) -> None:
         with pytest.raises(BenchError, match=r"torch-bf16 runs the checkpoint itself; .*--reference"):
