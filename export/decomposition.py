@@ -7,15 +7,15 @@ they are but for a few, which are replaced here one by one.
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
+
+from .patching import patched_here
 
 __all__ = ["replaced_operators", "without_decomposition"]
 
@@ -29,27 +29,19 @@ _CHECKS = {_aten._assert_scalar.default, _aten._assert_tensor_metadata.default}
 """What is to raise where inputs are unlike those of the trace: nothing in an ONNX graph."""
 
 
-_replacing = threading.Lock()
+def without_decomposition() -> AbstractContextManager[None]:
+    """Let `ExportedProgram.run_decompositions`, in this thread, do no more than is needed."""
 
+    def where_needed(decompose: Callable[..., ExportedProgram]) -> Callable[..., ExportedProgram]:
+        def replace(program: ExportedProgram, *arguments: Any, **options: Any) -> ExportedProgram:
+            if replaced_operators(program.graph):
+                program.graph_module.recompile()
+                return program
+            return decompose(program, *arguments, **options)
 
-@contextlib.contextmanager
-def without_decomposition() -> Iterator[None]:
-    """Let `ExportedProgram.run_decompositions` only replace operators, where that is enough.
+        return replace
 
-    It is as ever in other threads; one that comes here too waits.
-    """
-    thread = threading.get_ident()
-
-    def replace(program: ExportedProgram, *arguments: Any, **options: Any) -> ExportedProgram:
-        if threading.get_ident() == thread and replaced_operators(program.graph):
-            program.graph_module.recompile()
-            return program
-        return decompose(program, *arguments, **options)
-
-    with _replacing:
-        decompose: Callable[..., ExportedProgram] = ExportedProgram.run_decompositions
-        with patch.object(ExportedProgram, "run_decompositions", replace):
-            yield
+    return patched_here(ExportedProgram, "run_decompositions", where_needed)
 
 
 def replaced_operators(graph: Graph) -> bool:

@@ -24,6 +24,7 @@ from .errors import GraphError
 from .exporter_config import EncoderExporterConfig, exporter_config
 from .optimizer import optimize
 from .repetition import Repetition
+from .type_promotion import without_type_promotion
 
 __all__ = ["DEFAULT_OPSET", "FORBIDDEN_OPERATORS", "OPSETS", "check_graph", "export_graph"]
 
@@ -96,12 +97,13 @@ def export_graph(
 
 
 def _translated(*arguments: Any, **options: Any) -> torch.onnx.ONNXProgram | None:
-    """`torch.onnx.export`, which takes half the time without decomposition: with it only where it must be."""
-    try:
-        with without_decomposition():
+    """`torch.onnx.export`, with the steps that take most of its time only where they must be."""
+    with without_type_promotion():
+        try:
+            with without_decomposition():
+                return torch.onnx.export(*arguments, **options)
+        except torch.onnx.OnnxExporterError:  # an operator has no translation
             return torch.onnx.export(*arguments, **options)
-    except torch.onnx.OnnxExporterError:  # an operator has no translation
-        return torch.onnx.export(*arguments, **options)
 
 
 def check_graph(model: ir.Model) -> None:
