@@ -7,7 +7,8 @@ It builds a repository, starts `longserve serve` on it, and sends `--requests` r
 threads, half of them over gRPC and half over HTTP, without retries. Every answer is compared with what the
 bundle gives in this process for that request alone. Exit status 1 if a request was lost or wrong, or if the
 resident memory of the server's processes in the last fifth is more than 1.07 times that in the fifth after
-the warm-up (the first tenth): what grows evenly by a tenth from the warm-up to the end fails.
+the warm-up (the first tenth): what grows evenly by a tenth from the warm-up to the end fails. So does a run
+that is too short to tell; `problems` says what it was.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ GROWTH_LIMIT = 1.07
 """Between the middles of the two fifths, which are seven ninths of the way from the warm-up to the end."""
 _ROOT = Path(__file__).parents[1]
 _SAMPLE_SECONDS = 1.0
+_FEWEST_SAMPLES = 9
+"""Of each fifth: the median of fewer follows the run that is under way."""
 
 
 @dataclass
@@ -109,6 +112,7 @@ def _report(
 ) -> dict[str, Any]:
     everything = [value for values in tally.seconds.values() for value in values]
     memory = memory_over_time(samples, requests)
+    problems = problems_of(tally, requests, memory["growth"])
     return {
         "requests": requests,
         "clients": clients,
@@ -121,24 +125,37 @@ def _report(
         "milliseconds": percentiles(everything),
         "milliseconds_by_kind": {name: percentiles(tally.seconds[name]) for name in sorted(tally.seconds)},
         "resident_megabytes": memory,
-        "passed": tally.right == requests and memory["growth"] <= GROWTH_LIMIT,
+        "problems": problems,
+        "passed": not problems,
     }
+
+
+def problems_of(tally: Tally, requests: int, growth: float | None) -> list[str]:
+    """Return why the run did not pass; `growth` is None where it cannot be told."""
+    problems = []
+    if tally.right != requests:
+        problems.append(f"{requests - tally.right} of {requests} requests were lost or wrong")
+    if growth is None:
+        problems.append("too short to tell whether memory grows; give more --requests")
+    elif growth > GROWTH_LIMIT:
+        problems.append(f"memory grew {growth} times; {GROWTH_LIMIT} is the limit")
+    return problems
 
 
 def memory_over_time(samples: list[tuple[int, dict[str, int]]], requests: int) -> dict[str, Any]:
     """Resident memory by process, in MB: medians over the fifth after the warm-up and over the last fifth.
 
-    What the encoders hold depends on the run under way, so a few samples tell nothing.
+    What the encoders hold depends on the run under way, so a few samples tell nothing: `growth` is then None.
     """
-    # where it was too short to tell, what there is
-    late = [memory for ended, memory in samples if ended / requests >= 0.8] or [samples[-1][1]]
-    early = [memory for ended, memory in samples if 0.1 <= ended / requests <= 0.3] or late
+    early = [memory for ended, memory in samples if 0.1 <= ended / requests <= 0.3]
+    late = [memory for ended, memory in samples if ended / requests >= 0.8]
+    enough = min(len(early), len(late)) >= _FEWEST_SAMPLES
     names = sorted({name for _, memory in samples for name in memory})
 
     def middle(chosen: list[dict[str, int]]) -> dict[str, float]:
         return {
             name: round(statistics.median(memory.get(name, 0) for memory in chosen) / 1e6, 1)
-            for name in names
+            for name in (names if chosen else ())
         }
 
     def total(chosen: list[dict[str, int]]) -> float:
@@ -148,7 +165,7 @@ def memory_over_time(samples: list[tuple[int, dict[str, int]]], requests: int) -
     return {
         "after_warm_up": middle(early),
         "at_the_end": middle(late),
-        "growth": round(total(late) / total(early), 3),
+        "growth": round(total(late) / total(early), 3) if enough else None,
         "every_twentieth": {name: [round(memory.get(name, 0) / 1e6) for memory in every] for name in names},
     }
 
