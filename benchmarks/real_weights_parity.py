@@ -46,7 +46,10 @@ WAYS = (
 
 
 def convert(source: Path, task: str, window: int | list[int], target: Path) -> None:
-    """Write the BERT checkpoint in `source` as a Longformer checkpoint without a tokenizer."""
+    """Write the BERT checkpoint in `source` as a Longformer checkpoint without a tokenizer.
+
+    A question-answering head of the checkpoint is kept; any other head has random weights.
+    """
     import torch
     from safetensors.torch import load_file
     from transformers import (
@@ -77,7 +80,11 @@ def convert(source: Path, task: str, window: int | list[int], target: Path) -> N
     model = (LongformerForSequenceClassification if classifies else LongformerForQuestionAnswering)(config)
     state = {}
     for name, value in load_file(source / "model.safetensors").items():
+        name = name.removeprefix("bert.")
         if name.startswith("pooler") or name.endswith("position_ids"):
+            continue
+        if name.startswith("qa_outputs."):
+            state[name] = value
             continue
         if name == "embeddings.position_embeddings.weight":
             value = torch.cat([value[:1], value.repeat(-(-4096 // len(value)), 1)[:4096]])
