@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXPORT_TESTS := tests/export tests/benchmarks tests/examples
+EXPORT_TESTS := tests/export
+PAGE_TESTS := tests/benchmarks tests/deploy tests/docs tests/examples
+TESTS_ROOM := $(CURDIR)/build/tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-export test-serving check docs build checkpoints clean
+.PHONY: help install demo test test-export test-pages test-serving check docs build checkpoints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/'
@@ -22,15 +24,20 @@ install: $(INSTALLED) ## Make the environment
 demo: $(INSTALLED) ## Export the demo checkpoints, serve them from Triton, ask them
 	$(BIN)/longserve demo
 
-test: $(INSTALLED) ## Run all tests, in two processes
-	$(MAKE) --no-print-directory --jobs=2 --keep-going test-export test-serving
+test: $(INSTALLED) ## Run all tests, in three processes
+	rm -rf $(TESTS_ROOM) && mkdir -p $(TESTS_ROOM)
+	LONGSERVE_TESTS_ROOM=$(TESTS_ROOM) $(MAKE) --no-print-directory --jobs=3 --keep-going test-serving test-export test-pages
+	rm -rf $(TESTS_ROOM)
 
-# behind the others, some of which look at the time that a server takes
-test-export: $(INSTALLED) ## Run the tests of the exporter and the benchmarks
+# behind test-serving, some of whose tests look at the time that a server takes
+test-export: $(INSTALLED) ## Run the tests of the exporter
 	nice -n 10 $(BIN)/python -m pytest $(EXPORT_TESTS)
 
+test-pages: $(INSTALLED) ## Run those of the documentation, deployment, benchmarks and examples
+	nice -n 10 $(BIN)/python -m pytest $(PAGE_TESTS)
+
 test-serving: $(INSTALLED) ## Run all other tests
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(EXPORT_TESTS))
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(EXPORT_TESTS) $(PAGE_TESTS))
 
 check: $(INSTALLED) ## Lint and type-check
 	$(BIN)/ruff check .

@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 from triton_fixture import triton_server as triton_server
 
-# `make test` runs two processes at once, and models as small as these gain nothing from further threads
+# `make test` runs several processes at once, and models as small as these gain nothing from further threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 # pytest collects every log record; torch's trace of an export is tens of thousands of them
 logging.getLogger("torch.__trace").propagate = False
+
+SHARED_ROOM = "LONGSERVE_TESTS_ROOM"
+"""Environment variable: a directory for what the processes of `make test` share."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,21 +71,28 @@ def quick_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     return {task: make_checkpoint(folder / task, task, **given) for task, given in settings.items()}
 
 
-@pytest.fixture(scope="session")
-def classification_bundle(classification_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A validated fp32 bundle of `classification_checkpoint`."""
+def exported(checkpoint: Path, task: str, name: str, factory: pytest.TempPathFactory) -> Path:
+    """A validated fp32 bundle, exported by the first of the processes of `make test` that asks for it."""
+    from filelock import FileLock
+
     from longserve.export import export_bundle
     from longserve.serving.runtime.manifest import Task
 
-    target = tmp_path_factory.mktemp("bundles") / "classifier"
-    return export_bundle(str(classification_checkpoint), Task.TEXT_CLASSIFICATION, target).path
+    given = os.environ.get(SHARED_ROOM)
+    room = Path(given) if given else factory.mktemp("bundles")
+    with FileLock(room / f"{name}.lock"):
+        if not (room / name).exists():  # whole, or not there at all
+            export_bundle(str(checkpoint), Task(task), room / name)
+    return room / name
+
+
+@pytest.fixture(scope="session")
+def classification_bundle(classification_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A validated fp32 bundle of `classification_checkpoint`."""
+    return exported(classification_checkpoint, "text-classification", "classifier", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def qa_bundle(qa_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A validated fp32 bundle of `qa_checkpoint`."""
-    from longserve.export import export_bundle
-    from longserve.serving.runtime.manifest import Task
-
-    target = tmp_path_factory.mktemp("bundles") / "qa"
-    return export_bundle(str(qa_checkpoint), Task.QUESTION_ANSWERING, target).path
+    return exported(qa_checkpoint, "question-answering", "qa", tmp_path_factory)
