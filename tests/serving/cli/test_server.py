@@ -62,6 +62,11 @@ def children_of(parent: int) -> list[int]:
     return [int(line) for line in result.stdout.split()]
 
 
+def shared_memory_of(pid: int) -> list[Path]:
+    """What the Triton that a process started shares with its models' processes."""
+    return list(Path("/dev/shm").glob(f"longserve-{pid}-*"))
+
+
 @pytest.fixture(scope="module")
 def repository(classification_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cli") / "model_repository"
@@ -73,20 +78,20 @@ def repository(classification_bundle: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_serve_prints_its_urls_when_ready_and_ends_with_0(repository: Path, number: signal.Signals) -> None:
-    shared = set(Path("/dev/shm").iterdir())
     with serving(repository, "--json") as process:
         urls = json.loads(first_line(process))
         assert urls["models"] == ["labels", "labels_encoder"]
         with urllib.request.urlopen(f"{urls['http']}/v2/models/labels/ready", timeout=10) as response:
             assert response.status == 200
         server = children_of(process.pid)
+        assert shared_memory_of(process.pid)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert out == ""
     assert f"stopped by {number.name}" in err
     assert not [pid for pid in server if Path(f"/proc/{pid}").exists()]
-    assert set(Path("/dev/shm").iterdir()) <= shared
+    assert not shared_memory_of(process.pid)
 
 
 def test_serve_works_in_a_bare_environment(repository: Path) -> None:
