@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# The exporter's take longest, so two of their folders run with the others.
 EXPORT_TESTS := tests/export
-PAGE_TESTS := tests/benchmarks tests/deploy tests/docs tests/examples
+PAGE_TESTS := tests/benchmarks tests/deploy tests/docs tests/examples tests/export/report tests/export/tensorrt
 TESTS_ROOM := $(CURDIR)/build/tests
 
 .DEFAULT_GOAL := help
@@ -31,9 +32,9 @@ test: $(INSTALLED) ## Run all tests, in three processes
 
 # behind test-serving, some of whose tests look at the time that a server takes
 test-export: $(INSTALLED) ## Run the tests of the exporter
-	nice -n 10 $(BIN)/python -m pytest $(EXPORT_TESTS)
+	nice -n 10 $(BIN)/python -m pytest $(EXPORT_TESTS) $(addprefix --ignore=,$(PAGE_TESTS))
 
-test-pages: $(INSTALLED) ## Run those of the documentation, deployment, benchmarks and examples
+test-pages: $(INSTALLED) ## Run those of the documentation, deployment, benchmarks, examples, reports and TensorRT
 	nice -n 10 $(BIN)/python -m pytest $(PAGE_TESTS)
 
 test-serving: $(INSTALLED) ## Run all other tests
