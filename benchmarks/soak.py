@@ -22,6 +22,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,13 +85,15 @@ def soak(
                     progress.update(task, completed=tally.ended)
 
     with _connected(served, clients) as connections:
-        threads = [threading.Thread(target=work, args=(client,)) for client in connections]
         begin = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads):
-            samples.append((tally.ended, served.memory()))
-            threads[0].join(_SAMPLE_SECONDS)
+        with ThreadPoolExecutor(clients) as pool:
+            working = [pool.submit(work, client) for client in connections]
+            under_way = True
+            while under_way:
+                samples.append((tally.ended, served.memory()))
+                under_way = bool(wait(working, timeout=_SAMPLE_SECONDS).not_done)
+            for done in working:
+                done.result()
         duration = time.perf_counter() - begin
     return _report(tally, requests, duration, samples, clients)
 
