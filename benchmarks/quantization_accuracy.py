@@ -120,7 +120,8 @@ def main() -> None:
     )
     parser.add_argument("--bert", type=Path, help="a BERT checkpoint whose encoder to convert")
     parser.add_argument("--only-bert", action="store_true", help="leave the demo checkpoints out")
-    parser.add_argument("--tasks", default="text-classification,question-answering", help="which of them")
+    names = [task.value for task in _DEMO]
+    parser.add_argument("--tasks", nargs="+", choices=names, default=names, help="leave the other out")
     parser.add_argument("--count", type=int, default=210, help="documents of each kind")
     parser.add_argument("--head-examples", type=int, default=400)
     parser.add_argument("--head-steps", type=int, default=400)
@@ -133,7 +134,7 @@ def main() -> None:
         from trained_bert import write_classifier, write_reader
     quiet_libraries()
     ways = ways_here()
-    tasks = [Task(name) for name in chosen.tasks.split(",")]
+    tasks = [Task(name) for name in chosen.tasks]
     results, facts = [], {}
     with tempfile.TemporaryDirectory() as room:
         sources = [] if chosen.only_bert else [(path, task) for task, path in _DEMO.items() if task in tasks]
