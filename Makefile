@@ -30,12 +30,12 @@ test: $(INSTALLED) ## Run all tests, in three processes
 	LONGSERVE_TESTS_ROOM=$(TESTS_ROOM) $(MAKE) --no-print-directory --jobs=3 --keep-going test-serving test-export test-pages
 	rm -rf $(TESTS_ROOM)
 
-# behind test-serving, some of whose tests look at the time that a server takes
+# behind test-serving, some of whose tests look at the time that a server takes, and each on a core of its own
 test-export: $(INSTALLED) ## Run the tests of the exporter
-	nice -n 10 $(BIN)/python -m pytest $(EXPORT_TESTS) $(addprefix --ignore=,$(PAGE_TESTS))
+	LONGSERVE_TESTS_CORE=1 nice -n 10 $(BIN)/python -m pytest $(EXPORT_TESTS) $(addprefix --ignore=,$(PAGE_TESTS))
 
 test-pages: $(INSTALLED) ## Run those of the documentation, deployment, benchmarks, examples, reports and TensorRT
-	nice -n 10 $(BIN)/python -m pytest $(PAGE_TESTS)
+	LONGSERVE_TESTS_CORE=0 nice -n 10 $(BIN)/python -m pytest $(PAGE_TESTS)
 
 test-serving: $(INSTALLED) ## Run all other tests
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(EXPORT_TESTS) $(PAGE_TESTS))

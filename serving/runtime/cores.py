@@ -6,7 +6,7 @@ import math
 import os
 from pathlib import Path
 
-__all__ = ["available_cores"]
+__all__ = ["available_cores", "engine_threads"]
 
 
 def available_cores(cgroup: str | Path = "/sys/fs/cgroup") -> int:
@@ -21,6 +21,23 @@ def available_cores(cgroup: str | Path = "/sys/fs/cgroup") -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(Path(cgroup))
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def engine_threads(asked: int) -> int:
+    """Return the threads to ask a library for that counts the machine's cores, not those it may use.
+
+    ONNX Runtime starts a thread for each of the machine's cores, also on those that the process may not run
+    on; each of them then waits for the others to have their turn.
+
+    Args:
+        asked: the user's choice; 0 for none.
+
+    Returns:
+        What was asked; else the available cores where they are fewer than the machine's; else 0, which leaves
+        the number to the library.
+    """
+    available = available_cores()
+    return asked or (available if available < (os.cpu_count() or available) else 0)
 
 
 def _quota(cgroup: Path) -> float | None:

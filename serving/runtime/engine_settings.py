@@ -52,7 +52,7 @@ class EngineSettings:
         inference_precision: arithmetic of the float operators; None: fp32. bf16 needs OpenVINO and a CPU that
             has it.
         provider: ONNX Runtime's execution provider; it is used or an error is raised, never replaced.
-        threads: threads of one run; 0 lets the engine take one per core.
+        threads: threads of one run; 0 lets the engine take one per core that this process may use.
         memory_arena: keep freed memory for the next run. It is off by default: with lengths that vary, what
             is kept grows to the largest request ever seen and stays there.
         spin_between_runs: let ONNX Runtime's threads wait for the next run by spinning, for milliseconds.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .cores import engine_threads
 from .engine_settings import CPU_PROVIDER, Arrays, EngineName, EngineSettings
 from .errors import EngineError
 from .gpu_providers import GPU_PROVIDERS, provider_chain
@@ -53,7 +54,7 @@ class OnnxRuntimeEngine:
         module = runtime or _import_onnxruntime()
         provider = _available(module, chosen)
         options = module.SessionOptions()
-        options.intra_op_num_threads = chosen.threads
+        options.intra_op_num_threads = engine_threads(chosen.threads)
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = chosen.memory_arena
         options.enable_mem_pattern = chosen.memory_arena

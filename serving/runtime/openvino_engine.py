@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .cores import engine_threads
 from .engine_settings import Arrays, EngineName, EngineSettings, InferencePrecision
 from .errors import EngineError
 
@@ -111,7 +112,7 @@ def _properties(settings: EngineSettings, precision: InferencePrecision) -> dict
         "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": settings.threads,
+        "INFERENCE_NUM_THREADS": engine_threads(settings.threads),
         "ENABLE_CPU_PINNING": False,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 64,
     }

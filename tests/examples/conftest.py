@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,7 @@ def examples() -> Path:
 
 
 @pytest.fixture(scope="session")
-def two_threads() -> Iterator[None]:
-    """Bound torch to two cores, as stated times assume."""
-    torch = pytest.importorskip("torch", reason="the checkpoints are run with torch")
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def reader(examples: Path, two_threads: None) -> tuple[Any, Any]:
+def reader(examples: Path) -> tuple[Any, Any]:
     """The question-answering checkpoint, stock, and its tokenizer."""
     from transformers import AutoTokenizer, LongformerForQuestionAnswering
 
@@ -40,7 +29,7 @@ def reader(examples: Path, two_threads: None) -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="session")
-def classifier(examples: Path, two_threads: None) -> tuple[Any, Any]:
+def classifier(examples: Path) -> tuple[Any, Any]:
     """The classification checkpoint, stock, and its tokenizer."""
     from transformers import AutoTokenizer, LongformerForSequenceClassification
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from longserve.serving.runtime.cores import available_cores
+from longserve.serving.runtime.cores import available_cores, engine_threads
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +40,13 @@ def test_version_1_quota(tmp_path: Path, quota: str, expected: int) -> None:
 
 def test_without_a_quota_the_affinity_counts(tmp_path: Path) -> None:
     assert available_cores(tmp_path) == 8
+
+
+@pytest.mark.parametrize(
+    ("asked", "of_the_machine", "expected"), [(3, 8, 3), (3, 64, 3), (0, 64, 8), (0, 8, 0), (0, None, 0)]
+)
+def test_an_engine_is_told_of_fewer_cores_than_the_machine_has(
+    monkeypatch: pytest.MonkeyPatch, asked: int, of_the_machine: int | None, expected: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: of_the_machine)
+    assert engine_threads(asked) == expected

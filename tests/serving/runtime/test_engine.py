@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,20 @@ def test_spinning_ends_with_the_run_where_others_need_the_cores(gather: Path, sp
             options.get_session_config_entry("session.force_spinning_stop")
     else:
         assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux's affinity")
+def test_a_process_that_may_use_one_core_starts_no_thread_on_others(gather: Path) -> None:
+    """ONNX Runtime's own number of threads is that of the machine's cores, and it puts them there."""
+    code = f"""
+import os
+os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
+from longserve.serving.runtime.engine import OnnxRuntimeEngine
+engine = OnnxRuntimeEngine({str(gather)!r})
+print(*{{core for thread in os.listdir("/proc/self/task") for core in os.sched_getaffinity(int(thread))}})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(min(os.sched_getaffinity(0)))]
 
 
 @pytest.mark.parametrize(
