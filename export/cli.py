@@ -63,9 +63,12 @@ def export_command(
     as_json: bool,
 ) -> None:
     """Export MODEL (a hub id or a local directory) to a bundle, proved equal to PyTorch."""
-    quiet_libraries()
     from longserve.serving.runtime.manifest import Precision, Quantization
 
+    from .bundle_writer import check_target
+
+    check_target(output, overwrite=overwrite)  # before torch and transformers load, which takes seconds
+    quiet_libraries()
     from .exporter import ExportSettings, export_bundle
     from .exporter_config import parse_task
     from .graph import DEFAULT_OPSET
@@ -145,10 +148,11 @@ def validate_command(
     as_json: bool,
 ) -> None:
     """Compare BUNDLE with the checkpoint it was exported from, on this machine."""
-    quiet_libraries()
     from longserve.serving.runtime.bundle import Bundle
     from longserve.serving.runtime.engine import EngineName, EngineSettings, InferencePrecision
 
+    opened = Bundle.open(bundle)  # before torch and transformers load, which takes seconds
+    quiet_libraries()
     from .exporter import validate_bundle
     from .progress import TerminalProgress
     from .text_parity import read_texts
@@ -159,7 +163,6 @@ def validate_command(
         provider=provider,
         spin_between_runs=False,
     )
-    opened = Bundle.open(bundle)
     own = read_texts(texts, opened.manifest.task) if texts is not None else []
     with stop_on_signals() as check, TerminalProgress(check) as progress:
         result = validate_bundle(

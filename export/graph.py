@@ -22,6 +22,7 @@ from .architectures import architecture_of
 from .decomposition import without_decomposition
 from .errors import GraphError
 from .exporter_config import EncoderExporterConfig, exporter_config
+from .operator_registry import with_kept_registry
 from .optimizer import optimize
 from .repetition import Repetition
 from .type_promotion import without_type_promotion
@@ -98,7 +99,7 @@ def export_graph(
 
 def _translated(*arguments: Any, **options: Any) -> torch.onnx.ONNXProgram | None:
     """`torch.onnx.export`, with the steps that take most of its time only where they must be."""
-    with without_type_promotion():
+    with with_kept_registry(), without_type_promotion():
         try:
             with without_decomposition():
                 return torch.onnx.export(*arguments, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,7 +24,7 @@ def patched_here(
 
     Args:
         owner: a module or class.
-        name: of one of its functions.
+        name: of one of its functions or methods.
         replacement: takes the function as it was and returns the one to be called instead.
     """
     thread = threading.get_ident()
@@ -34,5 +35,6 @@ def patched_here(
         def call(*arguments: Any, **options: Any) -> Any:
             return (here if threading.get_ident() == thread else usual)(*arguments, **options)
 
-        with patch.object(owner, name, call):
+        bound = isinstance(inspect.getattr_static(owner, name), classmethod | staticmethod)
+        with patch.object(owner, name, staticmethod(call) if bound else call):
             yield

@@ -63,6 +63,7 @@ def test_the_graph_is_equal_to_that_of_all_steps(
     assert not decomposed, "nothing in the module needs it"
     monkeypatch.setattr(graph, "without_decomposition", contextlib.nullcontext)
     monkeypatch.setattr(graph, "without_type_promotion", contextlib.nullcontext)
+    monkeypatch.setattr(graph, "with_kept_registry", contextlib.nullcontext)
     wanted = results(exported(), feeds)
     assert len(decomposed) == 1
     for ours, theirs in zip(found, wanted, strict=True):

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+import resource
 import shutil
 import signal
 import subprocess
@@ -39,6 +40,7 @@ from longserve.export.cli import stop_on_signals
 from longserve.export.graph import export_graph
 from longserve.export.progress import TerminalProgress
 from longserve.export.quantization import quantize_models
+from longserve.serving.command import main
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.engine import OnnxRuntimeEngine, encode, open_packed_engine
 from longserve.serving.runtime.errors import InvalidInput
@@ -198,20 +200,27 @@ def test_too_little_space_is_said_before_the_work(
     assert _left_in(tmp_path) == []
 
 
-def test_a_disk_that_fills_up_leaves_nothing(small_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_leaves_nothing(
+    small_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """The limit on a file's size stands for a full disk: the write fails in the middle of the data file."""
-    export = [*COMMAND, "export", str(small_checkpoint), "--task", "text-classification", "-o", "bundle"]
-    finished = subprocess.run(
-        ["bash", "-c", 'ulimit -f 39 && exec "$0" "$@"', *export],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert finished.returncode == 1, finished.stderr
-    assert "cannot write to" in finished.stderr and "File too large" in finished.stderr
-    assert "Traceback" not in finished.stderr
+    target = tmp_path / "bundle"
+    words = ["export", str(small_checkpoint), "--task", "text-classification", "-o", str(target)]
+    monkeypatch.setattr(sys, "argv", ["longserve", *words])
+    usual, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (39 << 10, most))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (usual, most))
+    errors = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert "cannot write to" in errors and "File too large" in errors
+    assert "Traceback" not in errors
     assert _left_in(tmp_path) == []
 
 

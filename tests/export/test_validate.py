@@ -13,11 +13,12 @@ from checkpoints import make_checkpoint
 
 from longserve.export import ExportError, validate_bundle
 from longserve.export.text_parity import read_texts, span_f1
+from longserve.serving.command import main
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.errors import BundleNotFound
 from longserve.serving.runtime.manifest import Task
 
-COMMAND = [sys.executable, "-c", "from longserve.serving.command import main; main()"]
+COMMAND = "from longserve.serving.command import main; main()"
 
 
 def test_validate_repeats_the_comparison(
@@ -47,19 +48,20 @@ def test_validate_refuses_another_checkpoint(qa_bundle: Path, tmp_path: Path) ->
         validate_bundle(Bundle.open(qa_bundle), str(other))
 
 
-def test_a_validation_that_fails_exits_1(qa_bundle: Path, tmp_path: Path) -> None:
+def test_a_validation_that_fails_exits_1(
+    qa_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Same shape, other weights: every figure is off, and the command says so."""
     other = make_checkpoint(tmp_path / "other", "question-answering", seed=99)
-    finished = subprocess.run(
-        [*COMMAND, "validate", str(qa_bundle), "--reference", str(other), "--json"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    monkeypatch.setattr(
+        sys, "argv", ["longserve", "validate", str(qa_bundle), "--reference", str(other), "--json"]
     )
-    assert finished.returncode == 1
-    assert "cases differ from PyTorch" in finished.stderr
-    assert json.loads(finished.stdout)["failures"]
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 1
+    assert "cases differ from PyTorch" in printed.err and "Traceback" not in printed.err
+    assert json.loads(printed.out)["failures"]
 
 
 def test_spans_overlap() -> None:
@@ -86,16 +88,29 @@ def test_texts_that_cannot_be_read_are_named(tmp_path: Path, content: str, messa
         read_texts(path, Task.TEXT_CLASSIFICATION)
 
 
-def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["validate", "none", "--reference", "x"], "none is no bundle"),
+        (["export", "x", "--task", "text-classification", "-o", "."], "exists and is no bundle"),
+    ],
+    ids=["validate", "export"],
+)
+def test_what_is_wrong_with_a_path_is_said_before_torch_is_loaded(
+    tmp_path: Path, words: list[str], message: str
+) -> None:
+    code = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); "
+    (tmp_path / "holiday.jpg").write_bytes(b"precious")
     finished = subprocess.run(
-        [*COMMAND, "validate", str(tmp_path / "none"), "--reference", "x"],
+        [sys.executable, "-c", code + COMMAND, *words],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
-    assert finished.returncode == 1
-    assert "is no bundle" in finished.stderr
+    assert (finished.returncode, finished.stdout) == (1, "False\n")
+    assert message in finished.stderr and "Traceback" not in finished.stderr
     with pytest.raises(BundleNotFound):
         Bundle.open(tmp_path / "none")
