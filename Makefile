@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# The exporter's take longest, so two of their folders run with the others.
+# Three groups of about the same length, most of which take a core of their own.
 EXPORT_TESTS := tests/export
-PAGE_TESTS := tests/benchmarks tests/deploy tests/docs tests/examples tests/export/report tests/export/tensorrt
+PAGE_TESTS := tests/benchmarks tests/deploy tests/docs tests/examples tests/serving/client/test_long_document.py
 TESTS_ROOM := $(CURDIR)/build/tests
 
 .DEFAULT_GOAL := help
@@ -36,9 +36,9 @@ test: $(INSTALLED) ## Run all tests, in three processes
 
 # behind test-serving, some of whose tests look at the time that a server takes, and each on a core of its own
 test-export: $(INSTALLED) ## Run the tests of the exporter
-	LONGSERVE_TESTS_CORE=1 nice -n 10 $(BIN)/python -m pytest $(EXPORT_TESTS) $(addprefix --ignore=,$(PAGE_TESTS))
+	LONGSERVE_TESTS_CORE=1 nice -n 10 $(BIN)/python -m pytest $(EXPORT_TESTS)
 
-test-pages: $(INSTALLED) ## Run those of the documentation, deployment, benchmarks, examples, reports and TensorRT
+test-pages: $(INSTALLED) ## Run those of the documentation, deployment, benchmarks, examples and long documents
 	LONGSERVE_TESTS_CORE=0 nice -n 10 $(BIN)/python -m pytest $(PAGE_TESTS)
 
 test-serving: $(INSTALLED) ## Run all other tests
