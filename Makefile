@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Three groups of about the same length, most of which take a core of their own.
 EXPORT_TESTS := tests/export
-PAGE_TESTS := tests/benchmarks tests/deploy tests/docs tests/examples tests/serving/client/test_long_document.py
+PAGE_TESTS := tests/docs
+DOCUMENT_TESTS := tests/benchmarks tests/deploy tests/examples tests/export/report tests/export/tensorrt \
+	tests/serving/client/test_long_document.py
 TESTS_ROOM := $(CURDIR)/build/tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-export test-pages test-serving check docs build checkpoints clean
+.PHONY: help install demo test test-export test-pages test-documents test-serving check docs build checkpoints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/'
@@ -29,20 +30,24 @@ install: $(INSTALLED) ## Make the environment
 demo: $(INSTALLED) ## Export the demo checkpoints, serve them from Triton, ask them
 	$(BIN)/longserve demo
 
-test: $(INSTALLED) ## Run all tests, in three processes
+test: $(INSTALLED) ## Run all tests, in four processes
 	rm -rf $(TESTS_ROOM) && mkdir -p $(TESTS_ROOM)
-	LONGSERVE_TESTS_ROOM=$(TESTS_ROOM) $(MAKE) --no-print-directory --jobs=3 --keep-going test-serving test-export test-pages
+	LONGSERVE_TESTS_ROOM=$(TESTS_ROOM) $(MAKE) --no-print-directory --jobs=4 --keep-going test-serving test-export test-pages test-documents
 	rm -rf $(TESTS_ROOM)
 
-# behind test-serving, some of whose tests look at the time that a server takes, and each on a core of its own
+# Behind test-serving, some of whose tests look at the time that a server takes, and each on one core. Those of
+# the pages wait for much, so that they share theirs.
 test-export: $(INSTALLED) ## Run the tests of the exporter
-	LONGSERVE_TESTS_CORE=1 nice -n 10 $(BIN)/python -m pytest $(EXPORT_TESTS)
+	LONGSERVE_TESTS_CORE=1 nice -n 10 $(BIN)/python -m pytest $(EXPORT_TESTS) $(addprefix --ignore=,$(DOCUMENT_TESTS))
 
-test-pages: $(INSTALLED) ## Run those of the documentation, deployment, benchmarks, examples and long documents
+test-pages: $(INSTALLED) ## Run those of the documentation
 	LONGSERVE_TESTS_CORE=0 nice -n 10 $(BIN)/python -m pytest $(PAGE_TESTS)
 
+test-documents: $(INSTALLED) ## Run those of examples, benchmarks, deployment, reports, TensorRT and long documents
+	LONGSERVE_TESTS_CORE=0 nice -n 10 $(BIN)/python -m pytest $(DOCUMENT_TESTS)
+
 test-serving: $(INSTALLED) ## Run all other tests
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(EXPORT_TESTS) $(PAGE_TESTS))
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(EXPORT_TESTS) $(PAGE_TESTS) $(DOCUMENT_TESTS))
 
 check: $(INSTALLED) ## Lint and type-check
 	$(BIN)/ruff check .
