@@ -36,8 +36,10 @@ def engine_threads(asked: int) -> int:
         What was asked; else the available cores where they are fewer than the machine's; else 0, which leaves
         the number to the library.
     """
+    if asked:
+        return asked
     available = available_cores()
-    return asked or (available if available < (os.cpu_count() or available) else 0)
+    return available if available < (os.cpu_count() or available) else 0
 
 
 def _quota(cgroup: Path) -> float | None:

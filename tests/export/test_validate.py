@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,9 @@ from checkpoints import make_checkpoint
 
 from longserve.export import ExportError, validate_bundle
 from longserve.export.text_parity import read_texts, span_f1
-from longserve.serving.command import main
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.errors import BundleNotFound
 from longserve.serving.runtime.manifest import Task
-
-COMMAND = "from longserve.serving.command import main; main()"
 
 
 def test_validate_repeats_the_comparison(
@@ -49,19 +47,14 @@ def test_validate_refuses_another_checkpoint(qa_bundle: Path, tmp_path: Path) ->
 
 
 def test_a_validation_that_fails_exits_1(
-    qa_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    longserve: Callable[..., tuple[object, str, str]], qa_bundle: Path, tmp_path: Path
 ) -> None:
     """Same shape, other weights: every figure is off, and the command says so."""
     other = make_checkpoint(tmp_path / "other", "question-answering", seed=99)
-    monkeypatch.setattr(
-        sys, "argv", ["longserve", "validate", str(qa_bundle), "--reference", str(other), "--json"]
-    )
-    with pytest.raises(SystemExit) as ended:
-        main()
-    printed = capsys.readouterr()
-    assert ended.value.code == 1
-    assert "cases differ from PyTorch" in printed.err and "Traceback" not in printed.err
-    assert json.loads(printed.out)["failures"]
+    status, printed, errors = longserve("validate", qa_bundle, "--reference", other, "--json")
+    assert status == 1
+    assert "cases differ from PyTorch" in errors
+    assert json.loads(printed)["failures"]
 
 
 def test_spans_overlap() -> None:
@@ -99,10 +92,13 @@ def test_texts_that_cannot_be_read_are_named(tmp_path: Path, content: str, messa
 def test_what_is_wrong_with_a_path_is_said_before_torch_is_loaded(
     tmp_path: Path, words: list[str], message: str
 ) -> None:
-    code = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); "
+    code = (
+        "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); "
+        "from longserve.serving.command import main; main()"
+    )
     (tmp_path / "holiday.jpg").write_bytes(b"precious")
     finished = subprocess.run(
-        [sys.executable, "-c", code + COMMAND, *words],
+        [sys.executable, "-c", code, *words],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -28,7 +28,7 @@ from longserve.serving import (
     open_engine,
     open_packed_engine,
 )
-from longserve.serving.runtime import openvino_engine
+from longserve.serving.runtime import cores, openvino_engine
 from longserve.serving.runtime.packing import pad, unpad
 
 require_openvino()
@@ -117,6 +117,15 @@ def test_a_failed_run_is_an_engine_error_and_the_engine_goes_on(
         engine.run(feeds(**bad))
     assert "\n" not in str(caught.value)
     assert engine.run(feeds())["found"].tolist() == [3.0, 1.0]
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(0, 1), (2, 2)])
+def test_a_quota_of_one_core_is_one_thread_unless_asked(
+    gather: Path, monkeypatch: pytest.MonkeyPatch, asked: int, threads: int
+) -> None:
+    monkeypatch.setattr(cores, "available_cores", lambda: 1)
+    engine = OpenVinoEngine(gather, EngineSettings(engine=EngineName.OPENVINO, threads=asked))
+    assert engine._compiled.get_property("INFERENCE_NUM_THREADS") == threads
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError, TypeError, MemoryError])
