@@ -42,13 +42,21 @@ def cached_checkpoint(cache: Path, size: str, task: str) -> Path:
     return target
 
 
-def cached_bundle(cache: Path, size: str, task: str, precision: str, block_size: int | None = None) -> Path:
+def cached_bundle(
+    cache: Path,
+    size: str,
+    task: str,
+    precision: str,
+    block_size: int | None = None,
+    *,
+    fused_attention: bool = False,
+) -> Path:
     """Return the bundle of that checkpoint and precision, exported without validation.
 
     The precision may name a quantization after a hyphen: `int8-weights`.
     """
-    block = "" if block_size is None else f"-b{block_size}"
-    target = cache / f"longformer-{size}-4096-{task}-{precision}{block}-{exporter_hash()}"
+    form = ("" if block_size is None else f"-b{block_size}") + ("-fused" if fused_attention else "")
+    target = cache / f"longformer-{size}-4096-{task}-{precision}{form}-{exporter_hash()}"
     if not (target / "manifest.json").is_file():
         checkpoint = cached_checkpoint(cache, size, task)
         kind, _, quantization = precision.partition("-")
@@ -57,6 +65,8 @@ def cached_bundle(cache: Path, size: str, task: str, precision: str, block_size:
             options += ["--quantization", quantization]
         if block_size is not None:
             options += ["--block-size", str(block_size)]
+        if fused_attention:
+            options.append("--fused-attention")
         print(f"exporting {target}", file=sys.stderr)
         command = [*_COMMAND, "export", str(checkpoint), *options]
         finished = subprocess.run(command, check=False, stdout=sys.stderr)

@@ -3,107 +3,157 @@
     python benchmarks/gpu.py --json benchmarks/results/gpu.json
 
 Base and large configuration with random weights, batch 1 and 8, 512 to 4096 tokens: PyTorch eager in fp16
-and through torch.compile, our fp16 bundle in ONNX Runtime's CUDA provider (packed) and in TensorRT, and
-ONNX Runtime's own LongformerAttention operator; and eight documents of mixed length, packed against padded.
-Each engine runs in a process of its own, whose GPU memory is measured from before it loads; the error is the
-largest difference of a logit from PyTorch in float32 on the same GPU, over max(1, largest logit).
+and through torch.compile, our fp16 bundle in ONNX Runtime's CUDA provider (packed; with its local attention
+as one operator, and as products) and in TensorRT, and ONNX Runtime's own LongformerAttention operator; and
+eight documents of mixed length, packed against padded. Each engine runs in a process of its own, whose GPU
+memory is measured from before it loads; the error is the largest difference of a logit from PyTorch in
+float32 on the same GPU, over max(1, largest logit).
 
-It ends within `--budget` seconds. What matters most is measured first; what could not be measured stands in
-the table with the reason, and so do packages, providers and GPUs that are not there.
+It ends within `--budget` seconds, the exports, which run at once, included. All processes start with it and
+import what they need; then each waits for its turn, so that nothing else runs while one measures. What
+matters most is measured first; what could not be measured stands in the table with the reason, and so do
+packages, providers and GPUs that are not there.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-from gpu_ways import REFERENCE, TASK, Work, work
+from gpu_ways import FUSED, OURS, REFERENCE, TASK, Work, import_libraries, work
 
-ENGINES = (REFERENCE, "torch fp16", "onnxruntime", "tensorrt", "LongformerAttention", "torch.compile fp16")
+ENGINES = (
+    REFERENCE,
+    "torch fp16",
+    *OURS,
+    "LongformerAttention",
+    "tensorrt",
+    "torch.compile fp16",
+)
 """In the order in which they are run: what the others are compared with first, what takes longest last."""
 LENGTHS, BATCHES = (4096, 512, 2048, 1024), (1, 8)
 MIXED = (4096, 2048, 1024, 768, 512, 384, 256, 128)
-_SHARES = {"torch.compile fp16": 0.5, "tensorrt": 0.6}
-"""Most of the time that is left which an engine may take: these two compile."""
+_SHARES = {"torch.compile fp16": 0.9, "tensorrt": 0.4}
+"""Most of the time that is left which an engine may take; these two compile."""
+_SHARE = 0.6
 
 
-def run_worker(told: Work, seconds: float) -> list[dict[str, Any]]:
-    """Run one engine in a process of its own for at most so long; every case gets a record."""
-    wanted = [case.name for case in told.cases()]
-    if seconds < 1:
-        return [{"case": name, "skipped": "no time was left"} for name in wanted]
-    command = [sys.executable, __file__, "--worker", json.dumps(asdict(told))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stderr is not None
-    lines: Queue[str | None] = Queue()
-    said: list[str] = []
+Sources = tuple[Path, dict[str, Path]]
+"""A checkpoint, and its bundle for each of `OURS`."""
 
-    def read() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.put(line)
-        lines.put(None)
 
-    readers = [
-        threading.Thread(target=read, daemon=True),
-        threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True),
-    ]
-    for reader in readers:
-        reader.start()
-    records, reason, deadline = [], "", time.monotonic() + seconds
-    while True:
-        try:
-            line = lines.get(timeout=max(0.01, deadline - time.monotonic()))
-        except Empty:
-            reason = f"the engine took more than its {seconds:.0f} seconds"
-            break
-        if line is None:
-            break
-        if line.startswith("{"):
-            records.append(json.loads(line))
-    process.kill()
-    process.wait()
-    readers[1].join(timeout=1)
-    if not reason:
-        reason = " ".join(said[-1].split())[:300] if said else f"the process ended with {process.returncode}"
-    known = {record["case"] for record in records}
-    kind = "skipped" if "seconds" in reason and "took more" in reason else "failed"
-    return [*records, *({"case": name, kind: reason} for name in wanted if name not in known)]
+class Worker:
+    """A process for one engine, which has imported everything when its turn comes."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, __file__, "--worker"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self._lines: Queue[str | None] = Queue()
+        self._said: list[str] = []
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._listen)]
+        for reader in self._readers:
+            reader.start()
+
+    def run(self, told: Work, seconds: float) -> list[dict[str, Any]]:
+        """Let it measure for at most so long; every case gets a record."""
+        wanted = [case.name for case in told.cases()]
+        if seconds < 1:
+            self.stop()
+            return [{"case": name, "skipped": "no time was left"} for name in wanted]
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended; what it said follows
+            self._process.stdin.write(f"{json.dumps(asdict(told))}\n")
+            self._process.stdin.flush()
+        records, reason, deadline = [], "", time.monotonic() + seconds
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.01, deadline - time.monotonic()))
+            except Empty:
+                reason = f"the engine took more than its {seconds:.0f} seconds"
+                break
+            if line is None:
+                break
+            if line.startswith("{"):
+                records.append(json.loads(line))
+        self.stop()
+        kind = "skipped" if reason else "failed"
+        if not reason:
+            said = " ".join(self._said[-1].split())[:300] if self._said else ""
+            reason = said or f"the process ended with {self._process.returncode}"
+        known = {record["case"] for record in records}
+        return [*records, *({"case": name, kind: reason} for name in wanted if name not in known)]
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        for reader in self._readers:
+            reader.join(timeout=1)
+
+    def _read(self) -> None:
+        for line in self._process.stdout or ():
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _listen(self) -> None:
+        self._said.extend(self._process.stderr or ())
 
 
 def measure(
-    size: str, device: str, checkpoint: Path, bundle: Path, chosen: Any, end: float
+    size: str, workers: dict[str, Worker], sources: Sources, folder: str, chosen: Any, end: float
 ) -> list[dict[str, Any]]:
-    """Run every engine on one size until `end`."""
+    """Give every engine of one size its turn, until `end`."""
     results = []
-    with tempfile.TemporaryDirectory() as folder:
-        for engine in ENGINES:
-            if engine not in chosen.engines:
-                continue
-            told = Work(
-                engine=engine,
-                device=device,
-                checkpoint=str(checkpoint),
-                bundle=str(bundle),
-                logits=folder,
-                lengths=tuple(chosen.lengths),
-                batches=tuple(chosen.batches),
-                mixed=tuple(chosen.mixed),
-            )
-            left = (end - time.monotonic()) * _SHARES.get(engine, 0.9)
-            for record in run_worker(told, left):
-                results.append({"size": size, "engine": engine, **record})
-                print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+    checkpoint, bundles = sources
+    for engine, worker in workers.items():
+        told = Work(
+            engine=engine,
+            device=chosen.device,
+            checkpoint=str(checkpoint),
+            bundle=str(bundles[engine] if engine in OURS else next(iter(bundles.values()))),
+            logits=folder,
+            lengths=tuple(chosen.lengths),
+            batches=tuple(chosen.batches),
+            mixed=tuple(chosen.mixed),
+            kernels=chosen.kernels,
+        )
+        for record in worker.run(told, (end - time.monotonic()) * _SHARES.get(engine, _SHARE)):
+            results.append({"size": size, "engine": engine, **record})
+            print(json.dumps(results[-1]), file=sys.stderr, flush=True)
     return results
+
+
+def export_all(cache: Path, sizes: list[str]) -> dict[str, Sources]:
+    """Export both forms of every size at once."""
+    from cached_bundles import cached_bundle, cached_checkpoint
+
+    forms = {"onnxruntime": False, FUSED: True}
+    with ThreadPoolExecutor() as pool:
+        checkpoints = dict(
+            zip(sizes, pool.map(lambda size: cached_checkpoint(cache, size, TASK), sizes), strict=True)
+        )
+        exports = {
+            (size, engine): pool.submit(cached_bundle, cache, size, TASK, "fp16", fused_attention=fused)
+            for size in sizes
+            for engine, fused in forms.items()
+        }
+        return {
+            size: (checkpoints[size], {engine: exports[size, engine].result() for engine in forms})
+            for size in sizes
+        }
 
 
 def find_device() -> tuple[str, str]:
@@ -119,20 +169,27 @@ def goals(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the ratios that the project promises, with what was measured; None: it could not be."""
     seconds = {(one["size"], one["engine"], one["case"]): one.get("seconds") for one in results}
     made = []
+
+    def add(size: str, what: str, goal: float, theirs: float | None, ours: float | None) -> None:
+        made.append(
+            {"size": size, "what": what, "goal": goal, "ratio": theirs / ours if ours and theirs else None}
+        )
+
     for size in dict.fromkeys(one["size"] for one in results):
-        longest = [case for _, _, case in seconds if case.startswith("1 x ")]
-        case = max(longest, key=lambda name: int(name.split()[-1])) if longest else ""
-        ours = seconds.get((size, "onnxruntime", case))
-        for other, goal in (("torch fp16", 3.0), ("torch.compile fp16", 1.0), ("LongformerAttention", 1.0)):
-            theirs = seconds.get((size, other, case))
-            ratio = theirs / ours if ours and theirs else None
-            made.append(
-                {"size": size, "what": f"onnxruntime over {other}, {case}", "goal": goal, "ratio": ratio}
-            )
-        packed = seconds.get((size, "onnxruntime", "mixed packed"))
-        padded = seconds.get((size, "onnxruntime", "mixed padded"))
-        ratio = padded / packed if packed and padded else None
-        made.append({"size": size, "what": "mixed lengths, packed over padded", "goal": 2.0, "ratio": ratio})
+        own = [engine for engine in OURS if any(known[:2] == (size, engine) for known in seconds)]
+        cases = {case for known, _, case in seconds if known == size and " x " in case}
+        longest = max((int(case.split()[-1]) for case in cases), default=0)
+        for engine in own:
+            for case in sorted(case for case in cases if int(case.split()[-1]) == longest):
+                for other, goal in (
+                    ("torch fp16", 3.0),
+                    ("torch.compile fp16", 1.0),
+                    ("LongformerAttention", 1.0),
+                ):
+                    theirs, ours = seconds.get((size, other, case)), seconds.get((size, engine, case))
+                    add(size, f"{engine} over {other}, {case}", goal, theirs, ours)
+            padded, packed = (seconds.get((size, engine, f"mixed {how}")) for how in ("padded", "packed"))
+            add(size, f"{engine}, mixed lengths, packed over padded", 2.0, padded, packed)
     return made
 
 
@@ -166,48 +223,72 @@ def show(results: list[dict[str, Any]], ratios: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Measure; print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--size", choices=("base", "large"), action="append", help="Default: both.")
     parser.add_argument(
         "--checkpoint", type=Path, help="Measure this one, with --bundle, in place of --size."
     )
-    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--bundle", type=Path, help="Exported from --checkpoint.")
+    parser.add_argument(
+        "--fused-bundle", type=Path, help=f"For the engine {FUSED!r}: with --fused-attention."
+    )
     parser.add_argument("--engine", dest="engines", choices=ENGINES, action="append", help="Default: all.")
     parser.add_argument("--length", dest="lengths", type=int, action="append")
     parser.add_argument("--batch", dest="batches", type=int, action="append")
     parser.add_argument("--mixed", type=int, nargs="+", default=list(MIXED))
-    parser.add_argument("--budget", type=float, default=450, help="Seconds for everything but the exports.")
+    parser.add_argument("--budget", type=float, default=450, help="Seconds for everything.")
+    parser.add_argument("--kernels", action="store_true", help="Also say which GPU kernels take the time.")
     parser.add_argument("--cpu", action="store_true", help="Run on the CPU, to try the script out.")
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     if chosen.worker:
-        told = json.loads(chosen.worker)
-        made = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
-        for record in work(Work(**made)):
-            print(json.dumps(record), flush=True)
+        import_libraries()
+        for line in sys.stdin:  # one, or none if the table's process is gone
+            told = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in json.loads(line).items()
+            }
+            for record in work(Work(**told)):
+                print(json.dumps(record), flush=True)
+            return
         return
-    chosen.engines = chosen.engines or list(ENGINES)
+    end = time.monotonic() + chosen.budget
+    own = {
+        name: path for name, path in (("onnxruntime", chosen.bundle), (FUSED, chosen.fused_bundle)) if path
+    }
+    if (chosen.checkpoint is not None) != bool(own):
+        parser.error("--checkpoint and its bundles (--bundle, --fused-bundle) go together; give both or none")
+    there = [engine for engine in ENGINES if not own or engine not in OURS or engine in own]
+    chosen.engines = [engine for engine in ENGINES if engine in (chosen.engines or there)]
+    if not set(chosen.engines) <= set(there):
+        parser.error(f"there is no bundle for {', '.join(set(chosen.engines) - set(there))}; give it")
     chosen.lengths, chosen.batches = chosen.lengths or list(LENGTHS), chosen.batches or list(BATCHES)
-    device, gpu = ("cpu", "") if chosen.cpu else find_device()
-    if device == "cpu" and not chosen.cpu:
+    chosen.device, gpu = ("cpu", "") if chosen.cpu else find_device()
+    if chosen.device == "cpu" and not chosen.cpu:
         sys.exit(
             "this machine has no GPU that PyTorch can use, so nothing was measured (--cpu tries the script)"
         )
-    from cached_bundles import DEFAULT_CACHE, cached_bundle, cached_checkpoint
+    from cached_bundles import DEFAULT_CACHE
 
     from longserve.export.bench.machine import describe_machine, library_versions
 
-    cache, sources = chosen.cache or DEFAULT_CACHE, {}
-    if chosen.checkpoint:
-        sources["own"] = (chosen.checkpoint, chosen.bundle)
-    for size in [] if chosen.checkpoint else chosen.size or ("base", "large"):
-        sources[size] = (cached_checkpoint(cache, size, TASK), cached_bundle(cache, size, TASK, "fp16"))
-    results, end = [], time.monotonic() + chosen.budget
-    for index, (size, (checkpoint, bundle)) in enumerate(sources.items()):
-        now = time.monotonic()
-        until = now + (end - now) / (len(sources) - index)
-        results += measure(size, device, checkpoint, bundle, chosen, until)
+    sizes = ["own"] if own else chosen.size or ["base", "large"]
+    results = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        workers: dict[str, dict[str, Worker]] = {size: {} for size in sizes}
+        for size in sizes:
+            for engine in chosen.engines:
+                workers[size][engine] = Worker()
+                stack.callback(workers[size][engine].stop)
+        sources = (
+            {"own": (chosen.checkpoint, own)} if own else export_all(chosen.cache or DEFAULT_CACHE, sizes)
+        )
+        for index, size in enumerate(sizes):
+            room, now = Path(folder, size), time.monotonic()
+            room.mkdir()
+            until = now + (end - now) / (len(sizes) - index)
+            results += measure(size, workers[size], sources[size], str(room), chosen, until)
     ratios = goals(results)
     show(results, ratios)
     if chosen.json:

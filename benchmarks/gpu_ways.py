@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import statistics
 import tempfile
 import time
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["REFERENCE", "TASK", "WAYS", "Case", "Work", "work"]
+__all__ = ["FUSED", "OURS", "REFERENCE", "TASK", "WAYS", "Case", "Work", "import_libraries", "work"]
 
-REFERENCE = "torch fp32"
+REFERENCE, FUSED = "torch fp32", "onnxruntime fused"
+OURS = (FUSED, "onnxruntime")
+"""ONNX Runtime with a bundle of ours, its local attention as one operator and as products."""
 TASK = "text-classification"
-_REPEATS, _SECONDS = 20, 0.6
+_REPEATS, _SECONDS, _KERNELS = 20, 0.6, 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +49,18 @@ class Work:
     lengths: tuple[int, ...]
     batches: tuple[int, ...]
     mixed: tuple[int, ...]
+    kernels: bool = False
 
     def cases(self) -> list[Case]:
         """The engine's cases, what matters most first."""
-        packed = self.engine in ("onnxruntime", "tensorrt")
+        packed = self.engine in (*OURS, "tensorrt")
         cases = [
             Case(lengths=(length,) * batch, packed=packed)
             for length in self.lengths
             for batch in self.batches
         ]
         mixed = [Case(lengths=self.mixed, packed=packed)]
-        if self.engine == "onnxruntime":
+        if self.engine in OURS:
             mixed.append(Case(lengths=self.mixed, packed=False))
         return [*cases[:2], *mixed, *cases[2:]]
 
@@ -100,7 +104,7 @@ class TorchWay:
         torch.backends.cuda.matmul.allow_tf32 = False
         dtype = torch.float32 if work.engine == REFERENCE else torch.float16
         model = load_checkpoint(work.checkpoint, Task(TASK)).model.to(work.device, dtype).eval()
-        self.model = torch.compile(model) if "compile" in work.engine else model
+        self.model = torch.compile(model, dynamic=False) if "compile" in work.engine else model
         self.device, self.manifest = work.device, manifest
 
     def prepare(self, case: Case) -> Prepared:
@@ -194,7 +198,7 @@ WAYS: dict[str, type[Any]] = {
     REFERENCE: TorchWay,
     "torch fp16": TorchWay,
     "torch.compile fp16": TorchWay,
-    "onnxruntime": OnnxRuntimeWay,
+    **dict.fromkeys(OURS, OnnxRuntimeWay),
     "LongformerAttention": OnnxRuntimeWay,
     "tensorrt": TensorRtWay,
 }
@@ -222,6 +226,28 @@ def timed(run: Callable[[], Any]) -> float:
     return statistics.median(seconds)
 
 
+def kernels_of(run: Callable[[], Any]) -> list[dict[str, Any]]:
+    """Return the GPU's kernels of one run, whoever launched them, those first that take most of the time."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        run()
+        torch.cuda.synchronize()
+    found = [
+        {"kernel": one.key[:120], "runs": one.count, "seconds": one.device_time_total / 1e6}
+        for one in profiled.key_averages()
+        if one.device_time_total > 0
+    ]
+    return sorted(found, key=lambda one: -float(one["seconds"]))[:_KERNELS]
+
+
+def import_libraries() -> None:
+    """Import what the engines need, without using the GPU: that takes seconds, and a turn begins after it."""
+    for name in ("transformers.models.longformer.modeling_longformer", "longserve.export.checkpoint"):
+        importlib.import_module(name)
+
+
 def work(told: Work) -> Iterator[dict[str, Any]]:
     """Run one engine's cases; yield a record of each as soon as it is there."""
     from longserve.serving.runtime.bundle import Bundle
@@ -235,6 +261,8 @@ def work(told: Work) -> Iterator[dict[str, Any]]:
             run, logits = way.prepare(case)
             record["seconds"] = timed(run)
             record["error"] = difference(Path(told.logits), case, logits(), told.engine)
+            if told.kernels and told.device != "cpu":
+                record["kernels"] = kernels_of(run)
         except Exception as failure:  # noqa: BLE001  (whatever it is, the other cases go on)
             record["failed"] = shortened(failure)
         after = used_memory(told.device)

@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("base", "large"), default="base")
     parser.add_argument("--task", choices=TASKS, action="append", help="Default: both.")
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), default="fp16")
+    parser.add_argument("--fused-attention", action="store_true", help="Of bundles exported with it.")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     parser.add_argument("--json", type=Path, help="Written, or added to where the file is there.")
     chosen = parser.parse_args()
@@ -84,16 +85,19 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     if chosen.json is not None and chosen.json.exists():
         known = json.loads(chosen.json.read_text(encoding="utf-8"))["results"]
-        again = (chosen.size, chosen.precision, chosen.task or list(TASKS))
+        again = (chosen.size, chosen.precision, chosen.fused_attention)
         results = [
             one
             for one in known
-            if not (one["size"] == again[0] and one["precision"] == again[1] and one["task"] in again[2])
+            if (one["size"], one["precision"], one.get("fused_attention", False)) != again
+            or one["task"] not in (chosen.task or TASKS)
         ]
     for task in chosen.task or TASKS:
-        bundle = cached_bundle(chosen.cache, chosen.size, task, chosen.precision)
+        bundle = cached_bundle(
+            chosen.cache, chosen.size, task, chosen.precision, fused_attention=chosen.fused_attention
+        )
         for result in measure(bundle):
-            results.append({"size": chosen.size, **result})
+            results.append({"size": chosen.size, "fused_attention": chosen.fused_attention, **result})
             print(json.dumps(results[-1]), flush=True)
             if chosen.json is not None:
                 versions = {**library_versions(), "tensorrt_rtx": str(tensorrt_rtx.__version__)}

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
         TaskMismatch,
         UnsupportedModel,
     )
-    from .exporter import ExportResult, ExportSettings, ValidationResult, export_bundle, validate_bundle
+    from .exporter import ExportResult, ValidationResult, export_bundle, validate_bundle
     from .parity import TOLERANCES, CaseResult, ParityReport, Tolerance
+    from .settings import ExportSettings
 
 _MODULES = {
     "errors": (
@@ -30,8 +31,9 @@ _MODULES = {
         "TaskMismatch",
         "UnsupportedModel",
     ),
-    "exporter": ("ExportResult", "ExportSettings", "ValidationResult", "export_bundle", "validate_bundle"),
+    "exporter": ("ExportResult", "ValidationResult", "export_bundle", "validate_bundle"),
     "parity": ("TOLERANCES", "CaseResult", "ParityReport", "Tolerance"),
+    "settings": ("ExportSettings",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -27,6 +27,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from .fused_attention import attention_operator
 from .layers import GroupedHeads, HeadGroup, frozen, mask_value
 
 __all__ = [
@@ -112,6 +113,8 @@ def block_context(
     one_sided_window: int,
     block_size: int,
     dtype: torch.dtype,
+    *,
+    column_multiple: int = 1,
 ) -> BlockContext:
     """Lay out the keys of each block of queries.
 
@@ -125,6 +128,7 @@ def block_context(
         one_sided_window: half the attention window w.
         block_size: any number of tokens; it need not divide w.
         dtype: of the scores that the bias is added to.
+        column_multiple: fill the columns up to a multiple of this, with keys that nobody sees.
     """
     rows, length = segment.shape
     blocks = length // block_size
@@ -144,30 +148,39 @@ def block_context(
     local_segment = torch.where(reachable, _take(visible, local_index), _NO_SEGMENT)
 
     queries = torch.arange(block_size, device=device)[:, None]
-    columns = torch.arange((2 * side + 1) * block_size, device=device)[None] - side * block_size
-    band = (columns - queries).abs() <= one_sided_window
+    offset = torch.arange((2 * side + 1) * block_size, device=device)[None] - side * block_size
+    band = (offset - queries).abs() <= one_sided_window
 
     query_segment = segment.reshape(rows, blocks, block_size, 1)
     sees_local = (query_segment == local_segment[:, :, None]) & band
     sees_global = query_segment == global_tokens.segment[:, None, None]
     sees = torch.cat([sees_global, sees_local], dim=-1)
-    bias = torch.where(sees, 0.0, mask_value(dtype)).to(dtype)
     index = torch.cat([global_tokens.index[:, None].expand(-1, blocks, -1), local_index], dim=-1)
+    if column_multiple > 1:
+        columns = sees.shape[-1]
+        filled = (columns + column_multiple - 1) // column_multiple * column_multiple
+        sees, index = (nn.functional.pad(part, (0, filled - columns)) for part in (sees, index))
+    bias = torch.where(sees, 0.0, mask_value(dtype)).to(dtype)
     return BlockContext(index.flatten(0, 1), bias.flatten(0, 1))
 
 
 class LongformerSelfAttention(GroupedHeads):
     """Self-attention of one layer, holding transformed copies of the stock module's parameters."""
 
-    def __init__(self, stock: Any) -> None:
-        """Take the parameters of transformers' `LongformerSelfAttention`."""
+    def __init__(self, stock: Any, *, fused: bool = False) -> None:
+        """Take the parameters of transformers' `LongformerSelfAttention`.
+
+        Args:
+            stock: the stock module.
+            fused: export the local attention as one operator, see `fused_attention`.
+        """
         heads, head_size = int(stock.num_heads), int(stock.head_dim)
         scale = head_size**-0.5
         query, key, value = stock.query, stock.key, stock.value
         weight = frozen(torch.cat([query.weight * scale, key.weight, value.weight]).T)
         bias = frozen(torch.cat([query.bias * scale, key.bias, value.bias]))
         super().__init__(weight, bias, heads)
-        self.head_size = head_size
+        self.head_size, self.fused = head_size, fused
         self.qkv_weight, self.qkv_bias = weight, bias
         self.global_query_weight = frozen((stock.query_global.weight * scale).T)
         self.global_query_bias = frozen(stock.query_global.bias * scale)
@@ -191,7 +204,8 @@ class LongformerSelfAttention(GroupedHeads):
         Returns:
             The attention's result before the output projection. *Shape:* `[T, d]`.
         """
-        local = self.local_rows(hidden, context)
+        fused = self.fused and torch.compiler.is_exporting()
+        local = self.fused_rows(hidden, context) if fused else self.local_rows(hidden, context)
         rows, slots = tokens.index.shape
         from_global = self.global_rows(
             hidden, segment, tokens.index.reshape(-1), tokens.segment.reshape(rows, slots)
@@ -215,6 +229,18 @@ class LongformerSelfAttention(GroupedHeads):
             weights = torch.softmax(scores + context.bias, dim=-1)
             results.append((weights @ values).permute(1, 2, 0, 3).reshape(-1, heads * size))
         return torch.cat(results, dim=1)
+
+    def fused_rows(self, hidden: Tensor, context: BlockContext) -> Tensor:
+        """As `local_rows`, as one operator that is there while a graph is traced. *Shape:* as there."""
+        blocks, block_size, columns = context.bias.shape
+        width = self.heads * self.head_size
+        query, key, value = torch.split(hidden @ self.qkv_weight + self.qkv_bias, width, dim=1)
+        flat = context.index.reshape(-1)
+        keys, values = (
+            torch.index_select(part, 0, flat).reshape(blocks, columns, width) for part in (key, value)
+        )
+        queries = query.reshape(blocks, block_size, width)
+        return attention_operator(queries, keys, values, context.bias[:, None], self.heads).reshape(-1, width)
 
     def global_rows(self, hidden: Tensor, segment: Tensor, index: Tensor, index_segment: Tensor) -> Tensor:
         """Global attention from some tokens to all tokens of their segments.

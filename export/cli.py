@@ -42,7 +42,10 @@ __all__ = ["export_command", "print_parity", "quiet_libraries", "stop_on_signals
 @click.option(
     "--block-size", type=click.IntRange(1), help="Tokens per block of attention [by the architecture]."
 )
-@click.option("--opset", type=int, help="ONNX opset [20].")
+@click.option(
+    "--fused-attention", is_flag=True, help="Write local attention as one operator (opset 23), for GPUs."
+)
+@click.option("--opset", type=int, help="ONNX opset [20; with --fused-attention 23].")
 @click.option("--revision", help="Branch, tag or commit of a hub repository.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
 @click.option("--no-validate", is_flag=True, help="Skip the comparison; marks the bundle unvalidated.")
@@ -56,6 +59,7 @@ def export_command(
     max_length: int | None,
     max_global_tokens: int | None,
     block_size: int | None,
+    fused_attention: bool,
     opset: int | None,
     revision: str | None,
     overwrite: bool,
@@ -69,10 +73,10 @@ def export_command(
 
     check_target(output, overwrite=overwrite)  # before torch and transformers load, which takes seconds
     quiet_libraries()
-    from .exporter import ExportSettings, export_bundle
+    from .exporter import export_bundle
     from .exporter_config import parse_task
-    from .graph import DEFAULT_OPSET
     from .progress import TerminalProgress
+    from .settings import ExportSettings
 
     settings = ExportSettings(
         precision=Precision(precision),
@@ -80,7 +84,8 @@ def export_command(
         max_length=max_length,
         max_global_tokens=max_global_tokens,
         block_size=block_size,
-        opset=DEFAULT_OPSET if opset is None else opset,
+        fused_attention=fused_attention,
+        opset=opset,
         validate=not no_validate,
     )
     with stop_on_signals() as check, TerminalProgress(check) as progress:

@@ -34,18 +34,18 @@ from .bundle_writer import check_target, file_records, staged_directory, write_m
 from .checkpoint import Checkpoint, load_checkpoint
 from .errors import ExportError, OutputError
 from .exporter_config import EncoderExporterConfig, exporter_config
-from .graph import DEFAULT_OPSET, export_graph
+from .graph import export_graph
 from .half import HALF_TYPES, half_engines, layout_module
 from .parity import ParityReport, check_parity
 from .progress import Progress
 from .quantization import quantize_models
 from .rounding import drawn_calibration
+from .settings import ExportSettings
 from .text_parity import TextParity, compare_texts
 from .weights import save_models
 
 __all__ = [
     "ExportResult",
-    "ExportSettings",
     "ValidationResult",
     "describe_checkpoint",
     "export_bundle",
@@ -63,43 +63,6 @@ _TOOLS = (
     "onnxruntime",
     "onnxruntime-gpu",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportSettings:
-    """How to export.
-
-    Attributes:
-        precision: arithmetic of the weights.
-        quantization: of the int8 precision; None: dynamic, for ONNX Runtime.
-        max_length: longest sequence to allow, in tokens; None: what the checkpoint's positions allow.
-        max_global_tokens: fix the number of global slots of the padded graph, for engines that need it;
-            None: any number.
-        block_size: tokens per block of attention; None: the architecture's choice.
-        opset: ONNX opset.
-        validate: compare with PyTorch, and write nothing if the comparison fails.
-    """
-
-    precision: Precision = Precision.FP32
-    quantization: Quantization | None = None
-    max_length: int | None = None
-    max_global_tokens: int | None = None
-    block_size: int | None = None
-    opset: int = DEFAULT_OPSET
-    validate: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("max_length", "max_global_tokens", "block_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ExportError(f"{name} is {value}; give a positive number of tokens")
-        if self.precision is Precision.INT8:
-            object.__setattr__(self, "quantization", self.quantization or Quantization.DYNAMIC)
-        elif self.quantization is not None:
-            raise ExportError(
-                f"the quantization is {self.quantization.value} but the precision {self.precision.value}; "
-                "only int8 is quantized"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +265,10 @@ def describe_checkpoint(checkpoint: Checkpoint, settings: ExportSettings) -> Man
             f"max_global_tokens is {settings.max_global_tokens}, but {architecture.name} has no global "
             "tokens to choose; leave it out"
         )
+    if settings.fused_attention and not architecture.has_fused_attention:
+        raise ExportError(
+            f"fused_attention is not there for {architecture.name}, only for longformer; leave it out"
+        )
     return Manifest(
         schema_version=SCHEMA_VERSION,
         task=checkpoint.task,
@@ -324,7 +291,7 @@ def describe_checkpoint(checkpoint: Checkpoint, settings: ExportSettings) -> Man
         global_attention=attention.global_attention,
         precision=settings.precision,
         quantization=settings.quantization,
-        opset=settings.opset,
+        opset=settings.graph_opset,
         tools=_tool_versions(),
         files=(),
         parity=None,
@@ -332,6 +299,7 @@ def describe_checkpoint(checkpoint: Checkpoint, settings: ExportSettings) -> Man
         question_separators=checkpoint.frame.separators,
         context_token_type=checkpoint.frame.context_type,
         random_blocks=attention.random_blocks,
+        fused_attention=settings.fused_attention,
     )
 
 

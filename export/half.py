@@ -80,7 +80,8 @@ def layout_module(model: PreTrainedModel, manifest: Manifest, layout: Layout) ->
     """
     module = architecture_of(model.config.model_type).make_module(model, manifest, layout)
     if manifest.precision in HALF_TYPES:
-        compute_in_pieces(module, heads=4, features=False)
+        if not manifest.fused_attention:  # whose scores take no memory
+            compute_in_pieces(module, heads=4, features=False)
         return to_half(module, manifest.precision)
     compute_in_pieces(module, heads=2, features=True)
     return module

@@ -20,6 +20,7 @@ from .attention import (
     block_context,
     find_global_tokens,
 )
+from .fused_attention import COLUMN_MULTIPLE
 from .layers import Linear, TransformerLayer
 
 __all__ = ["PackedModel", "PaddedModel", "choose_block_size", "longest_sequence"]
@@ -45,8 +46,8 @@ def longest_sequence(max_position_embeddings: int, pad_token_id: int) -> int:
 class _Layer(TransformerLayer):
     attention: LongformerSelfAttention
 
-    def __init__(self, stock: Any, one_sided_window: int) -> None:
-        super().__init__(stock, LongformerSelfAttention(stock.attention.self))
+    def __init__(self, stock: Any, one_sided_window: int, *, fused: bool) -> None:
+        super().__init__(stock, LongformerSelfAttention(stock.attention.self, fused=fused))
         self.one_sided_window = one_sided_window
 
 
@@ -68,19 +69,20 @@ class _Core(nn.Module):
     token_type_embeddings: nn.Embedding
     embedding_norm: nn.LayerNorm
 
-    def __init__(self, stock: Any, block_size: int, max_global_tokens: int | None) -> None:
+    def __init__(self, stock: Any, block_size: int, max_global_tokens: int | None, *, fused: bool) -> None:
         super().__init__()
         config = stock.config
         embeddings = stock.embeddings
         self.block_size = block_size
         self.max_global_tokens = max_global_tokens
+        self.column_multiple = COLUMN_MULTIPLE if fused else 1
         self.pad_token_id = int(config.pad_token_id)
         self.word_embeddings = embeddings.word_embeddings
         self.position_embeddings = embeddings.position_embeddings
         self.token_type_embeddings = embeddings.token_type_embeddings
         self.embedding_norm = embeddings.LayerNorm
         layers = zip(stock.encoder.layer, config.attention_window, strict=True)
-        self.layers = nn.ModuleList(_Layer(layer, window // 2) for layer, window in layers)
+        self.layers = nn.ModuleList(_Layer(layer, window // 2, fused=fused) for layer, window in layers)
 
     def embed(self, input_ids: Tensor, position_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Sum and normalise the embeddings. *Shape:* `[R, N]` to `[R * N, d]`."""
@@ -98,7 +100,15 @@ class _Core(nn.Module):
         tokens = find_global_tokens(segment, is_global, self.max_global_tokens)
         dtype = self.embedding_norm.weight.dtype
         contexts = {
-            window: block_context(segment, is_global, tokens, window, self.block_size, dtype)
+            window: block_context(
+                segment,
+                is_global,
+                tokens,
+                window,
+                self.block_size,
+                dtype,
+                column_multiple=self.column_multiple,
+            )
             for window in sorted({layer.one_sided_window for layer in self._layers()})
         }
         return _Rows(segment, is_global, tokens, contexts)
@@ -165,7 +175,9 @@ class _ClassificationHead(nn.Module):
 class _Model(nn.Module):
     """What both layouts hold: the core and either head."""
 
-    def __init__(self, stock: Any, *, block_size: int, max_global_tokens: int | None = None) -> None:
+    def __init__(
+        self, stock: Any, *, block_size: int, max_global_tokens: int | None = None, fused: bool = False
+    ) -> None:
         """Take over a stock model.
 
         Args:
@@ -173,9 +185,10 @@ class _Model(nn.Module):
             block_size: tokens per block of the local attention.
             max_global_tokens: fixed number of global slots (per row in the padded layout, per run in the
                 packed one); None: as many as the input has.
+            fused: export the local attention as one operator, see `fused_attention`.
         """
         super().__init__()
-        self.core = _Core(stock.longformer, block_size, max_global_tokens)
+        self.core = _Core(stock.longformer, block_size, max_global_tokens, fused=fused)
         self.classifies = hasattr(stock, "classifier")
         self.head = _ClassificationHead(stock) if self.classifies else Linear(stock.qa_outputs)
         self.eval()

@@ -45,6 +45,7 @@ class Architecture(ABC):
         name: what the manifest calls it.
         model_types: Hugging Face's `config.model_type` of the configurations that are of it.
         takes_global_attention: whether its graphs have the input `global_attention_mask`.
+        has_fused_attention: whether its attention can be written as one operator, see `fused_attention`.
         reads_separators: whether its question-answering head looks for the separator in `input_ids`.
         depends_on_batch: whether the stock model's logits of a row depend on how far it is padded. The padded
             layout must then equal the stock model on the same batch, the packed one on the row alone.
@@ -57,6 +58,7 @@ class Architecture(ABC):
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
     takes_global_attention: ClassVar[bool] = False
+    has_fused_attention: ClassVar[bool] = False
     reads_separators: ClassVar[bool] = False
     depends_on_batch: ClassVar[bool] = False
     question_separators: ClassVar[tuple[int, ...]] = (1,)

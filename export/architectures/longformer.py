@@ -30,6 +30,7 @@ class Longformer(Architecture):
     name = "longformer"
     model_types = ("longformer",)
     takes_global_attention = True
+    has_fused_attention = True
     question_separators = (2,)
 
     def head_class(self, model_type: str, task: Task) -> str:
@@ -61,7 +62,12 @@ class Longformer(Architecture):
     def make_module(self, model: PreTrainedModel, manifest: Manifest, layout: Layout) -> nn.Module:
         made = PaddedModel if layout is Layout.PADDED else PackedModel
         capacity = manifest.max_global_tokens if layout is Layout.PADDED else None
-        return made(model, block_size=manifest.block_size, max_global_tokens=capacity)
+        return made(
+            model,
+            block_size=manifest.block_size,
+            max_global_tokens=capacity,
+            fused=manifest.fused_attention,
+        )
 
     def parity_lengths(self, manifest: Manifest) -> tuple[int, ...]:
         return default_lengths(manifest.attention_window, manifest.block_size, manifest.max_length)

@@ -56,6 +56,8 @@ def _rows(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "tokenizer", "tokenizer.json" if manifest.has_tokenizer else "none: takes token ids only"
     for graph in manifest.graphs:
         yield f"{graph.layout.value} graph", _graph(graph)
+    if manifest.fused_attention:
+        yield "local attention", "one operator"
     yield "opset", str(manifest.opset)
     for record in manifest.files:
         yield "file", f"{record.name}  {_size(record.size)}  sha256 {record.sha256[:12]}…"

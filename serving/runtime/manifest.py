@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 """`major.minor`. A reader refuses another major; a new minor only adds fields that have defaults."""
 
 
@@ -183,6 +183,7 @@ class Manifest:
         context_token_type: token type of the context and what follows; the tokens before it have 0.
         random_blocks: blocks that a block of BigBird's attention sees beside its neighbours and the two
             global ones; None for other architectures.
+        fused_attention: whether the local attention is one `Attention` operator of the graph.
         opset: ONNX opset of the graphs.
         tools: name to version of what wrote the bundle.
         files: every file of the bundle but the manifest itself.
@@ -216,6 +217,7 @@ class Manifest:
     question_separators: int = 2
     context_token_type: int = 0
     random_blocks: int | None = None
+    fused_attention: bool = False
 
     @property
     def takes_global_attention(self) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .cores import engine_threads
+from .cuda_libraries import load_cuda_libraries
 from .engine_settings import CPU_PROVIDER, Arrays, EngineName, EngineSettings
 from .errors import EngineError
 from .gpu_providers import GPU_PROVIDERS, provider_chain
@@ -62,7 +63,9 @@ class OnnxRuntimeEngine:
         if not chosen.spin_between_runs:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         providers: list[Any] = [provider]
+        missing = ""
         if provider in GPU_PROVIDERS:
+            missing = load_cuda_libraries(module)
             providers = [*provider_chain(provider, chosen.gpu, inputs), CPU_PROVIDER]
         elif provider != CPU_PROVIDER:
             providers.append(CPU_PROVIDER)
@@ -77,7 +80,7 @@ class OnnxRuntimeEngine:
         if actual[0] != provider and not chosen.gpu.allow_cpu:
             raise EngineError(
                 f"onnxruntime was told to use {provider} for {model} but runs on {actual[0]}; "
-                "see its log for why, or choose that provider explicitly"
+                f"{missing or 'see its log for why'}; mend that, or choose that provider explicitly"
             )
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._module = module

@@ -44,10 +44,50 @@ def test_what_cannot_be_measured_says_why(
     for one in by_engine["tensorrt"]:
         assert "TensorRT runs on GPUs only" in one["failed"], one
     ratios = {one["what"]: one["ratio"] for one in report["goals"]}
-    assert ratios["mixed lengths, packed over padded"] > 0
+    assert ratios["onnxruntime, mixed lengths, packed over padded"] > 0
     assert ratios["onnxruntime over torch fp16, 1 x 64"] is None
+    assert not any(gpu_ways.FUSED in what for what in ratios), "no bundle of that form was given"
     text = capsys.readouterr().out
     assert "not measured" in text and "GPUs only" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--checkpoint", "model"], "--checkpoint and its bundles"),
+        (["--bundle", "bundle"], "--checkpoint and its bundles"),
+        (
+            ["--checkpoint", "model", "--bundle", "bundle", "--engine", gpu_ways.FUSED],
+            f"no bundle for {gpu_ways.FUSED}",
+        ),
+    ],
+)
+def test_an_engine_without_its_bundle_is_refused(
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--cpu", *options])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_goals_are_of_both_forms_at_the_longest_length() -> None:
+    seconds = {"torch fp16": 6.0, gpu_ways.FUSED: 1.5, "onnxruntime": 3.0, "LongformerAttention": None}
+    results = [
+        {"size": "base", "engine": engine, "case": case, "seconds": taken}
+        for engine, taken in seconds.items()
+        for case in ("1 x 4096", "8 x 4096", "1 x 512")
+    ]
+    results.append({"size": "base", "engine": "onnxruntime", "case": "mixed packed", "seconds": 1.0})
+    results.append({"size": "base", "engine": "onnxruntime", "case": "mixed padded", "seconds": 2.5})
+    ratios = {one["what"]: one["ratio"] for one in gpu.goals(results)}
+    assert ratios[f"{gpu_ways.FUSED} over torch fp16, 8 x 4096"] == 4
+    assert ratios["onnxruntime over torch fp16, 1 x 4096"] == 2
+    assert ratios["onnxruntime over LongformerAttention, 1 x 4096"] is None
+    assert ratios["onnxruntime, mixed lengths, packed over padded"] == 2.5
+    assert ratios[f"{gpu_ways.FUSED}, mixed lengths, packed over padded"] is None
+    assert not any("512" in what for what in ratios)
 
 
 def test_an_engine_that_takes_too_long_is_skipped(classification_bundle: Path, tmp_path: Path) -> None:
@@ -63,7 +103,7 @@ def test_an_engine_that_takes_too_long_is_skipped(classification_bundle: Path, t
     )
     names = [case.name for case in told.cases()]
     for seconds, reason in ((0.5, "no time was left"), (1.0, "")):
-        records = gpu.run_worker(told, seconds)
+        records = gpu.Worker().run(told, seconds)
         assert [one["case"] for one in records] == names
         assert all("seconds" in one or reason in one.get("skipped", "?") for one in records)
 

@@ -19,8 +19,9 @@ from torch.onnx import OnnxExporterError
 from longserve.export import graph
 from longserve.export.checkpoint import load_checkpoint
 from longserve.export.decomposition import without_decomposition
-from longserve.export.exporter import ExportSettings, describe_checkpoint, layout_module
+from longserve.export.exporter import describe_checkpoint, layout_module
 from longserve.export.exporter_config import exporter_config
+from longserve.export.settings import ExportSettings
 from longserve.serving.runtime.manifest import Layout, Task
 
 

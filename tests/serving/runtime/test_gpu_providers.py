@@ -152,6 +152,24 @@ class TestSessions:
         with pytest.raises(EngineError, match=f"told to use {provider} .* but runs on {CPU_PROVIDER}"):
             opened(FakeRuntime(GPU, used=[CPU_PROVIDER]), provider)
 
+    def test_libraries_are_loaded_from_packages_first_and_what_is_missing_is_said(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        told: list[str] = []
+
+        class Preloading(FakeRuntime):
+            def preload_dlls(self, *, directory: str) -> None:
+                told.append(directory)
+                print("Failed to load libcudart.so.13:\n no such file")  # noqa: T201  (as onnxruntime does)
+
+        with pytest.raises(EngineError, match=r"Failed to load libcudart\.so\.13: no such file; mend that"):
+            opened(Preloading(GPU, used=[CPU_PROVIDER]))
+        assert opened(Preloading(GPU)).runs_on == f"onnxruntime {CUDA_PROVIDER}"
+        assert told == ["", ""], "beside onnxruntime, then the system's"
+        assert capsys.readouterr().out == "", "a command's output is for other things"
+        opened(Preloading([CPU_PROVIDER]), CPU_PROVIDER)
+        assert len(told) == 2, "a CPU needs none"
+
     def test_tensorrt_that_fell_back_to_cuda_is_an_error(self) -> None:
         with pytest.raises(EngineError, match=f"but runs on {CUDA_PROVIDER}"):
             opened(FakeRuntime(GPU, used=[CUDA_PROVIDER, CPU_PROVIDER]), TENSORRT_PROVIDER)

@@ -231,10 +231,17 @@ def test_the_golden_manifest_is_what_this_release_writes() -> None:
     path = GOLDEN.with_name(f"manifest-{SCHEMA_VERSION}.json")
     text = path.read_text(encoding="utf-8")
     manifest = Manifest.from_json(text)
+    assert manifest.fused_attention
+    assert manifest.to_json() == text
+
+
+def test_a_manifest_of_another_architecture_reads_as_it_was_written() -> None:
+    text = GOLDEN.with_name("manifest-1.3.json").read_text(encoding="utf-8")
+    manifest = Manifest.from_json(text)
     assert manifest.architecture == "bert"
     assert manifest.global_attention is GlobalAttention.NONE and not manifest.takes_global_attention
     assert (manifest.question_separators, manifest.context_token_type) == (1, 1)
-    assert manifest.to_json() == text
+    assert json.loads(manifest.to_json()) == {**json.loads(text), "fused_attention": False}
 
 
 @pytest.mark.parametrize(
@@ -244,11 +251,16 @@ def test_the_golden_manifest_is_what_this_release_writes() -> None:
 def test_an_older_manifest_reads_as_it_was_written(
     version: str, precision: Precision, quantization: Quantization | None
 ) -> None:
-    """With Longformer's values of what schema 1.3 added."""
+    """With Longformer's values of what schema 1.3 added, and without what 1.4 did."""
     text = GOLDEN.with_name(f"manifest-{version}.json").read_text(encoding="utf-8")
     manifest = Manifest.from_json(text)
     assert (manifest.precision, manifest.quantization) == (precision, quantization)
-    added = {"question_separators": 2, "context_token_type": 0, "random_blocks": None}
+    added = {
+        "question_separators": 2,
+        "context_token_type": 0,
+        "random_blocks": None,
+        "fused_attention": False,
+    }
     assert json.loads(manifest.to_json()) == {**json.loads(text), **added}
     assert manifest.takes_global_attention
 
