@@ -33,7 +33,8 @@ from longserve.serving.measurement.memory import read_memory
 
 
 def new_pages(megabytes, before):
-    for _ in range(before):  # a freed block may be too small for the next by its alignment, at first
+    # a freed block may be too small for the next by its alignment, at first: up to nine blocks were seen
+    for _ in range(before):
         torch.ones(megabytes << 18)
     touched = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(megabytes << 18)
@@ -42,7 +43,7 @@ def new_pages(megabytes, before):
 
 usual = new_pages({MEGABYTES}, 8)
 with kept_memory():
-    kept = new_pages({MEGABYTES}, 8)
+    kept = new_pages({MEGABYTES}, 20)
     held = read_memory().resident
 given_back = held - read_memory().resident
 # more than any hole that is left, and less than a block that was kept
