@@ -9,10 +9,10 @@ eight documents of mixed length, packed against padded. Each engine runs in a pr
 memory is measured from before it loads; the error is the largest difference of a logit from PyTorch in
 float32 on the same GPU, over max(1, largest logit).
 
-It ends within `--budget` seconds, the exports, which run at once, included. All processes start with it and
-import what they need; then each waits for its turn, so that nothing else runs while one measures. What
-matters most is measured first; what could not be measured stands in the table with the reason, and so do
-packages, providers and GPUs that are not there.
+It ends within `--budget` seconds, the exports, which run at once, included. The engines' processes are forked
+off one that has imported what they need; each waits for its turn, so that nothing else runs while one
+measures. What matters most is measured first; what could not be measured stands in the table with the
+reason, and so do packages, providers and GPUs that are not there.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import subprocess
+import multiprocessing
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import Empty, Queue
 from typing import Any
 
-from gpu_ways import FUSED, OURS, REFERENCE, TASK, Work, import_libraries, work
+from gpu_ways import FUSED, IMPORTED, OURS, REFERENCE, TASK, Work, shortened, work
 
 ENGINES = (
     REFERENCE,
@@ -48,24 +47,21 @@ _SHARES = {"torch.compile fp16": 0.9, "tensorrt": 0.4}
 """Most of the time that is left which an engine may take; these two compile."""
 _SHARE = 0.6
 
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(list(IMPORTED))
 
 Sources = tuple[Path, dict[str, Path]]
 """A checkpoint, and its bundle for each of `OURS`."""
 
 
 class Worker:
-    """A process for one engine, which has imported everything when its turn comes."""
+    """A process for one engine. It is forked off one that has imported everything and never used the GPU."""
 
     def __init__(self) -> None:
-        command = [sys.executable, __file__, "--worker"]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        self._lines: Queue[str | None] = Queue()
-        self._said: list[str] = []
-        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._listen)]
-        for reader in self._readers:
-            reader.start()
+        self._ours, theirs = PROCESSES.Pipe()
+        self._process = PROCESSES.Process(target=serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the process's end is seen here
 
     def run(self, told: Work, seconds: float) -> list[dict[str, Any]]:
         """Let it measure for at most so long; every case gets a record."""
@@ -73,43 +69,42 @@ class Worker:
         if seconds < 1:
             self.stop()
             return [{"case": name, "skipped": "no time was left"} for name in wanted]
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended; what it said follows
-            self._process.stdin.write(f"{json.dumps(asdict(told))}\n")
-            self._process.stdin.flush()
-        records, reason, deadline = [], "", time.monotonic() + seconds
-        while True:
-            try:
-                line = self._lines.get(timeout=max(0.01, deadline - time.monotonic()))
-            except Empty:
-                reason = f"the engine took more than its {seconds:.0f} seconds"
-                break
-            if line is None:
-                break
-            if line.startswith("{"):
-                records.append(json.loads(line))
+        records: list[dict[str, Any]] = []
+        deadline = time.monotonic() + seconds
+        kind, reason = "skipped", f"the engine took more than its {seconds:.0f} seconds"
+        try:
+            self._ours.send(told)
+            while self._ours.poll(max(0.01, deadline - time.monotonic())):
+                record = self._ours.recv()
+                if isinstance(record, str):
+                    kind, reason = "failed", record
+                    break
+                records.append(record)
+        except (EOFError, OSError):
+            self._process.join(timeout=5)
+            kind, reason = "failed", f"the process ended with {self._process.exitcode}"
         self.stop()
-        kind = "skipped" if reason else "failed"
-        if not reason:
-            said = " ".join(self._said[-1].split())[:300] if self._said else ""
-            reason = said or f"the process ended with {self._process.returncode}"
         known = {record["case"] for record in records}
         return [*records, *({"case": name, kind: reason} for name in wanted if name not in known)]
 
     def stop(self) -> None:
         """End the process."""
         self._process.kill()
-        self._process.wait()
-        for reader in self._readers:
-            reader.join(timeout=1)
+        self._process.join()
 
-    def _read(self) -> None:
-        for line in self._process.stdout or ():
-            self._lines.put(line)
-        self._lines.put(None)
 
-    def _listen(self) -> None:
-        self._said.extend(self._process.stderr or ())
+def serve(theirs: Connection) -> None:
+    """Wait for an engine's turn, and send its records, and why there are no more."""
+    try:
+        told = theirs.recv()
+    except EOFError:  # the table's process is gone
+        return
+    try:
+        for record in work(told):
+            theirs.send(record)
+        theirs.send("it gave no such case")
+    except Exception as failure:  # noqa: BLE001  (whatever it is, it stands in the table)
+        theirs.send(shortened(failure))
 
 
 def measure(
@@ -223,7 +218,6 @@ def show(results: list[dict[str, Any]], ratios: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Measure; print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--size", choices=("base", "large"), action="append", help="Default: both.")
     parser.add_argument(
         "--checkpoint", type=Path, help="Measure this one, with --bundle, in place of --size."
@@ -242,17 +236,6 @@ def main() -> None:
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    if chosen.worker:
-        import_libraries()
-        for line in sys.stdin:  # one, or none if the table's process is gone
-            told = {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in json.loads(line).items()
-            }
-            for record in work(Work(**told)):
-                print(json.dumps(record), flush=True)
-            return
-        return
     end = time.monotonic() + chosen.budget
     own = {
         name: path for name, path in (("onnxruntime", chosen.bundle), (FUSED, chosen.fused_bundle)) if path

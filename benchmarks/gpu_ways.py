@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import statistics
 import tempfile
 import time
@@ -13,11 +12,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FUSED", "OURS", "REFERENCE", "TASK", "WAYS", "Case", "Work", "import_libraries", "work"]
+__all__ = ["FUSED", "IMPORTED", "OURS", "REFERENCE", "TASK", "WAYS", "Case", "Work", "shortened", "work"]
 
 REFERENCE, FUSED = "torch fp32", "onnxruntime fused"
 OURS = (FUSED, "onnxruntime")
 """ONNX Runtime with a bundle of ours, its local attention as one operator and as products."""
+IMPORTED = (
+    __name__,
+    "transformers.models.longformer.modeling_longformer",
+    "longserve.export.checkpoint",
+    "longserve.serving.runtime.engine",
+)
+"""What takes seconds to import and does not use the GPU."""
 TASK = "text-classification"
 _REPEATS, _SECONDS, _KERNELS = 20, 0.6, 25
 
@@ -240,12 +246,6 @@ def kernels_of(run: Callable[[], Any]) -> list[dict[str, Any]]:
         if one.device_time_total > 0
     ]
     return sorted(found, key=lambda one: -float(one["seconds"]))[:_KERNELS]
-
-
-def import_libraries() -> None:
-    """Import what the engines need, without using the GPU: that takes seconds, and a turn begins after it."""
-    for name in ("transformers.models.longformer.modeling_longformer", "longserve.export.checkpoint"):
-        importlib.import_module(name)
 
 
 def work(told: Work) -> Iterator[dict[str, Any]]:

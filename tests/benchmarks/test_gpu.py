@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -106,6 +108,28 @@ def test_an_engine_that_takes_too_long_is_skipped(classification_bundle: Path, t
         records = gpu.Worker().run(told, seconds)
         assert [one["case"] for one in records] == names
         assert all("seconds" in one or reason in one.get("skipped", "?") for one in records)
+
+
+def test_an_engine_that_crashes_leaves_its_reason(tmp_path: Path) -> None:
+    told = gpu_ways.Work(
+        engine="onnxruntime",
+        device="cpu",
+        checkpoint="none",
+        bundle=str(tmp_path / "nothing"),
+        logits=str(tmp_path),
+        lengths=(64,),
+        batches=(1,),
+        mixed=(64, 32),
+    )
+    (first, *_) = gpu.Worker().run(told, 60)
+    assert "it has no manifest.json" in first["failed"], first
+    worker = gpu.Worker()
+    pid = worker._process.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    records = worker.run(told, 60)
+    assert [one["case"] for one in records] == [case.name for case in told.cases()]
+    assert {one["failed"] for one in records} == {"the process ended with -9"}
 
 
 def test_the_operators_own_graph_is_valid_and_has_one_per_layer(
