@@ -63,4 +63,6 @@ class ExportSettings:
     @property
     def graph_opset(self) -> int:
         """The opset that was asked for, else the default, or the first that has the graph's operators."""
-        return self.opset or (FUSED_OPSET if self.fused_attention else DEFAULT_OPSET)
+        if self.opset is not None:
+            return self.opset
+        return FUSED_OPSET if self.fused_attention else DEFAULT_OPSET
