@@ -59,7 +59,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._ours, theirs = PROCESSES.Pipe()
-        self._process = PROCESSES.Process(target=serve, args=(theirs,), daemon=True)
+        self._process = PROCESSES.Process(target=serve, args=(theirs,))
         self._process.start()
         theirs.close()  # so that the process's end is seen here
 

@@ -1,10 +1,11 @@
 """Local attention as one ONNX `Attention` operator.
 
 Written as products and a softmax, the scores of a block of queries go to memory and come back several times:
-that is most of what a GPU does with a long sequence. `Attention` (opset 23) says the same in one node, for
-which ONNX Runtime's CUDA provider has a kernel that keeps the scores on the chip, and which every runtime
-without one may expand by the operator's own definition. Its kernel takes a bias only where the columns are a
-multiple of four; eight also suits half precision's loads.
+that is most of what a GPU does with a long sequence. `Attention` (opset 23) says the same in one node. ONNX
+Runtime's CUDA provider has a kernel for it, one of whose ways keeps the scores on the chip (memory-efficient
+attention; onnxruntime's pull requests 27542 and 27831), and every runtime without a kernel may expand it by
+the operator's own definition. That way takes a bias only where the columns are a multiple of four; eight also
+suits half precision's loads.
 """
 
 from __future__ import annotations

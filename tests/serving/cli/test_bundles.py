@@ -46,13 +46,20 @@ def test_a_changed_byte_is_found_unless_told_not_to_look(classification_bundle: 
     assert inspect(copy, "--no-verify").exit_code == 0
 
 
-def test_an_unvalidated_bundle_is_called_so(classification_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"parity": None}, "NOT VALIDATED"), ({"fused_attention": True}, "one operator")],
+    ids=["unvalidated", "fused"],
+)
+def test_what_is_special_about_a_bundle_is_said(
+    classification_bundle: Path, tmp_path: Path, changed: dict[str, object], said: str
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(classification_bundle, copy)
+    assert said not in inspect(copy).output
     manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["parity"] = None
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    assert "NOT VALIDATED" in inspect(copy).output
+    (copy / "manifest.json").write_text(json.dumps({**manifest, **changed}))
+    assert said in inspect(copy).output
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
