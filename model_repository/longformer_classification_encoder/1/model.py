@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,18 @@ from longserve_runtime.gpu_settings import Arena, GpuSettings
 from longserve_runtime.manifest import Layout, Manifest
 from longserve_runtime.metrics import EncoderMetrics
 from longserve_runtime.packing import EncoderOutput, EncoderSequence, check_sequence
+from longserve_runtime.pauses import PauseWatch
 from longserve_runtime.runs import plan_runs
 
+_SENDERS = 4
 _NAMES = ("input_ids", "global_attention_mask", "token_type_ids")
 
 
 @dataclass(slots=True)
 class _Work:
-    """One request: its sequences, or why there are none, and what became of them."""
+    """One request: who takes its answer, its sequences or why there are none, and what became of them."""
 
+    sender: Any
     sequences: list[EncoderSequence]
     error: Any = None
     outputs: list[EncoderOutput] | None = None
@@ -72,6 +76,8 @@ class TritonPythonModel:
             {"model": args["model_name"], "version": args["model_version"]},
             {**bundle.described(), "engine": self._engine.runs_on},
         )
+        self._pauses = PauseWatch()
+        self._sending = ThreadPoolExecutor(_SENDERS, thread_name_prefix="sender")
         name = args["model_instance_name"]
         pb_utils.Logger.log_info(
             f"{name}: bundle {bundle.fingerprint[:12]} ({self._manifest.precision.value}) on "
@@ -90,17 +96,26 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Let go of the metrics: one that outlives its model ends the process with a fault of memory."""
+        self._pauses.close()
+        self._sending.shutdown()
         del self._metrics
         if isinstance(self._engine, TensorRtEngine):
             self._engine.close()  # keeps what it compiled
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Run all sequences of all requests; a bad request gets its error and does not touch the others."""
-        work = [self._read(request) for request in requests]
-        sequences = [(item, index) for item in work for index in range(len(item.sequences))]
-        for run in plan_runs([w.sequences[i].input_ids.size for w, i in sequences], self._max_tokens):
-            self._run([sequences[position] for position in run])
-        return [_respond(item) for item in work]
+    def execute(self, requests: list[Any]) -> None:
+        """Run all sequences of all requests; a bad request gets its error and does not touch the others.
+
+        Each is answered through its own sender. A list of answers, returned, would go to whatever requests
+        Triton waits for by then (`pauses.py`).
+        """
+        with self._pauses.executing():
+            work = [self._read(request) for request in requests]
+            sequences = [(item, index) for item in work for index in range(len(item.sequences))]
+            for run in plan_runs([w.sequences[i].input_ids.size for w, i in sequences], self._max_tokens):
+                self._run([sequences[position] for position in run])
+            responses = [_respond(item) for item in work]
+        for item, response in zip(work, responses, strict=True):
+            self._sending.submit(_send, item.sender, response)
 
     def _run(self, members: Sequence[tuple[_Work, int]]) -> None:
         members = [(item, index) for item, index in members if item.error is None]
@@ -118,10 +133,11 @@ class TritonPythonModel:
             item.outputs = [*(item.outputs or []), output]
 
     def _read(self, request: Any) -> _Work:
+        sender = request.get_response_sender()
         try:
-            return _Work(_sequences(request, self._manifest))
+            return _Work(sender, _sequences(request, self._manifest))
         except InvalidInput as error:
-            return _Work([], pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+            return _Work(sender, [], pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
 
 
 def _gpu(args: dict[str, str], parameters: dict[str, str], engine: EngineName) -> dict[str, Any]:
@@ -167,6 +183,13 @@ def _sequences(request: Any, manifest: Manifest) -> list[EncoderSequence]:
             raise InvalidInput(f"row {index}: {error}", reason=error.reason) from None
         sequences.append(sequence)
     return sequences
+
+
+def _send(sender: Any, response: Any) -> None:
+    try:
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except pb_utils.TritonModelException as error:
+        pb_utils.Logger.log_error(f"a response could not be sent: {error}")
 
 
 def _respond(work: _Work) -> Any:

@@ -32,6 +32,7 @@ from longserve_runtime.limits import TextLimits
 from longserve_runtime.metrics import TextMetrics
 from longserve_runtime.options import ClassificationOptions, QuestionAnsweringOptions
 from longserve_runtime.packing import EncoderOutput, EncoderSequence, tensors_of
+from longserve_runtime.pauses import PauseWatch
 from longserve_runtime.pipeline import ClassificationPipeline, QuestionAnsweringPipeline, make_pipeline
 from longserve_runtime.request_record import LOG_REQUESTS, Failure, Outcome, RequestRecord
 from longserve_runtime.results import Answer, Classification, WindowAnswers, WindowClassification
@@ -129,12 +130,14 @@ class TritonPythonModel:
             bundle.described(),
         )
 
+        self._pauses = PauseWatch()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="requests", daemon=True)
         self._thread.start()
 
     def finalize(self) -> None:
         """Let go of the threads."""
+        self._pauses.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         for executor in (self._encoding, self._reading, self._sending):
@@ -144,14 +147,15 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> None:
         """Take all requests, or refuse at once those that there is no room for. Answers follow."""
-        for request in requests:
-            asked, record = _Asked(request), RequestRecord(request.request_id())
-            if self._admission.enter(asked.size):
-                self._reporting.submit(self._metrics.hold, 1)
-                asyncio.run_coroutine_threadsafe(self._serve(asked, record), self._loop)
-            else:
-                record.end(Outcome.OVERLOADED)
-                self._sending.submit(self._send, asked, _unavailable(_QUEUE_FULL), record)
+        with self._pauses.executing():
+            for request in requests:
+                asked, record = _Asked(request), RequestRecord(request.request_id())
+                if self._admission.enter(asked.size):
+                    self._reporting.submit(self._metrics.hold, 1)
+                    asyncio.run_coroutine_threadsafe(self._serve(asked, record), self._loop)
+                else:
+                    record.end(Outcome.OVERLOADED)
+                    self._sending.submit(self._send, asked, _unavailable(_QUEUE_FULL), record)
 
     async def _serve(self, asked: _Asked, record: RequestRecord) -> None:
         """Answer one request; a bad one gets its error and does not touch the others."""
