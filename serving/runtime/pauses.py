@@ -12,6 +12,8 @@ takes that for the answer to the next requests, and frees their memory before th
 from __future__ import annotations
 
 import os
+import resource
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +26,9 @@ LIMIT = 0.6
 """Seconds without life that are too many: Triton's second, less 0.3 s between two signs, less a reserve."""
 
 _PERIOD = 0.05
+_STALE = 0.2
+"""Seconds after which a look is too old to go by."""
+_PATIENCE = 5.0
 _BEFORE = 1.0
 """Seconds between the end of a pause and an execution that Triton may have handed over before it."""
 _AFTER = 0.2
@@ -38,26 +43,31 @@ class Times(NamedTuple):
     Attributes:
         wall: the clock that Triton's waiting goes by, which may be put forward.
         monotonic: the clock that nobody sets.
-        processor: processor time of this process.
+        waits: how often this thread has waited. For the interpreter, which another thread holds, it waits
+            again and again, `sys.getswitchinterval()` each time; the process lives then.
     """
 
     wall: float
     monotonic: float
-    processor: float
+    waits: int
 
     @classmethod
     def now(cls) -> Times:
-        """Read them."""
-        return cls(time.time(), time.monotonic(), time.process_time())
+        """Read them; each thread has `waits` of its own."""
+        return cls(time.time(), time.monotonic(), resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw)
 
     def stood_still_since(self, before: Times) -> float:
-        """Seconds in which the process did nothing. What it computed, with the interpreter held, is none."""
+        """Seconds in which nothing of the process ran, as far as its thread can tell."""
         passed = max(self.wall - before.wall, self.monotonic - before.monotonic)
-        return passed - (self.processor - before.processor)
+        return passed - (self.waits - before.waits) * sys.getswitchinterval()
 
 
 class PauseWatch:
-    """Looks all the time whether the process stood still while Triton waited for it."""
+    """Looks all the time whether the process stood still while Triton waited for it.
+
+    One thread looks. The others ask it if it has not looked for a while: only a thread that did nothing else
+    can tell a process that stood still from one that waited or computed with the interpreter held.
+    """
 
     def __init__(
         self,
@@ -71,64 +81,77 @@ class PauseWatch:
         Args:
             end: is told how many seconds the process stood still; ends the process if None is given.
             times: reads the clocks.
-            background: look in a thread too, and not only when asked.
+            background: look in a thread of its own; else whoever asks looks himself.
         """
         self._end = end or _end_process
         self._times = times
-        self._lock = threading.Lock()
-        self._seen = times()
-        self._executing = False
+        self._condition = threading.Condition()
+        self._looked: Times | None = None
+        self._executing = self._closed = False
         self._ended = self._resumed = float("-inf")
         self._paused = 0.0
-        self._closed = threading.Event()
+        self._background = background
         if background:
             threading.Thread(target=self._run, name="pauses", daemon=True).start()
+        else:
+            self._check()
 
     @contextmanager
     def executing(self) -> Iterator[None]:
-        """Triton waits for what is done in here. Whoever answers in here looks first."""
-        with self._lock:
-            paused = self._look()
-            if self._seen.monotonic - self._resumed < _BEFORE:
-                paused = self._paused
+        """Triton waits for what is done in here."""
+        self.look()
+        with self._condition:
             self._executing = True
-        self._judge(paused)
+            recent = self._times().monotonic - self._resumed < _BEFORE
+        if recent:
+            self._end(self._paused)
         try:
             yield
         finally:
-            with self._lock:
-                paused = self._look()
+            self.look()
+            with self._condition:
                 self._executing = False
-                self._ended = self._seen.monotonic
-            self._judge(paused)
+                self._ended = self._times().monotonic
 
     def look(self) -> None:
         """End the process if it stood still while Triton waited."""
-        with self._lock:
-            paused = self._look()
-        self._judge(paused)
+        if not self._background:
+            self._judge(self._check())
+            return
+        with self._condition:
+            seen = self._looked
+            if seen is None or self._times().monotonic - seen.monotonic > _STALE:
+                self._condition.wait_for(lambda: self._looked is not seen or self._closed, _PATIENCE)
 
     def close(self) -> None:
         """Look no more."""
-        self._closed.set()
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
 
-    def _look(self) -> float:
-        """Return for how long the process stood still since the last look, if Triton waited then; else 0."""
-        before, self._seen = self._seen, self._times()
-        paused = self._seen.stood_still_since(before)
-        if paused < LIMIT:
-            return 0.0
-        self._paused, self._resumed = paused, self._seen.monotonic
-        waited = self._executing or before.monotonic - self._ended < _AFTER
-        return paused if waited else 0.0
+    def _run(self) -> None:
+        while not self._closed:
+            with self._condition:
+                paused = self._check()
+                self._judge(paused)
+                self._condition.notify_all()
+            time.sleep(_PERIOD)
 
     def _judge(self, paused: float) -> None:
         if paused:
             self._end(paused)
 
-    def _run(self) -> None:
-        while not self._closed.wait(_PERIOD):
-            self.look()
+    def _check(self) -> float:
+        """Return for how long the process stood still since the last look, if Triton waited then; else 0."""
+        before, self._looked = self._looked, self._times()
+        if before is None:
+            return 0.0
+        paused = self._looked.stood_still_since(before)
+        if paused < LIMIT:
+            return 0.0
+        self._paused, self._resumed = paused, self._looked.monotonic
+        waited = self._executing or before.monotonic - self._ended < _AFTER
+        return paused if waited else 0.0
 
 
 def _end_process(paused: float) -> None:

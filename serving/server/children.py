@@ -28,6 +28,7 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Kill what is left of the server's process group: the server itself or stubs that outlived it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # one that has not made its group yet
     process.wait()
 
 
@@ -39,6 +40,9 @@ def start_child(
     Linux sends that signal when the *thread* that started the child ends, so it is asked for only from the
     main thread. The child asks for it itself, in `launch.py`: a `preexec_fn` would make a real fork, whose
     handlers may end the child of a process that uses gRPC.
+
+    It stays in our session. Linux shares the processor out among sessions first (sched_autogroup_enabled),
+    and lets one that competes with another stand still for a second (`runtime/pauses.py`).
 
     Args:
         command: absolute path of the program, and its arguments.
@@ -52,7 +56,6 @@ def start_child(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we stop it in order
     )
     assert process.stdin is not None
     with process.stdin as told, contextlib.suppress(BrokenPipeError):  # it ended: `poll` tells

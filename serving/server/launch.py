@@ -15,6 +15,7 @@ import sys
 
 def main() -> None:
     """Replace this process by the program."""
+    os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the parent alone, which stops the program in order
     told = json.load(sys.stdin)
     if told["dependent"]:
         parent = os.getppid()

@@ -250,3 +250,9 @@ def test_a_repository_without_models_is_refused(tmp_path: Path, name: str) -> No
     (tmp_path / "empty").mkdir()
     with pytest.raises(RepositoryError, match="longserve repo"):
         TritonServer(tmp_path / name, ports=FREE_PORTS).start()
+
+
+def test_triton_has_a_group_of_its_own_in_our_session(triton_server: RunningServer) -> None:
+    triton = triton_server.server.pid
+    assert os.getpgid(triton) == triton, "a terminal's Ctrl-C must not reach it"
+    assert os.getsid(triton) == os.getsid(0), "sessions let each other stand still"
