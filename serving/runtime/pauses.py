@@ -58,8 +58,11 @@ class Times(NamedTuple):
 
     def stood_still_since(self, before: Times) -> float:
         """Seconds in which nothing of the process ran, as far as its thread can tell."""
-        passed = max(self.wall - before.wall, self.monotonic - before.monotonic)
-        return passed - (self.waits - before.waits) * sys.getswitchinterval()
+        return self.passed_since(before) - (self.waits - before.waits) * sys.getswitchinterval()
+
+    def passed_since(self, before: Times) -> float:
+        """Seconds by the clock that went on further."""
+        return max(self.wall - before.wall, self.monotonic - before.monotonic)
 
 
 class PauseWatch:
@@ -98,7 +101,7 @@ class PauseWatch:
 
     @contextmanager
     def executing(self) -> Iterator[None]:
-        """Triton waits for what is done in here."""
+        """Triton waits for what is done in here. Who answers afterwards looks first."""
         self.look()
         with self._condition:
             self._executing = True
@@ -120,7 +123,7 @@ class PauseWatch:
             return
         with self._condition:
             seen = self._looked
-            if seen is None or self._times().monotonic - seen.monotonic > _STALE:
+            if seen is None or self._times().passed_since(seen) > _STALE:
                 self._condition.wait_for(lambda: self._looked is not seen or self._closed, _PATIENCE)
 
     def close(self) -> None:

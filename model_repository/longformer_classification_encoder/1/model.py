@@ -96,8 +96,8 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Let go of the metrics: one that outlives its model ends the process with a fault of memory."""
-        self._pauses.close()
         self._sending.shutdown()
+        self._pauses.close()
         del self._metrics
         if isinstance(self._engine, TensorRtEngine):
             self._engine.close()  # keeps what it compiled
@@ -115,7 +115,14 @@ class TritonPythonModel:
                 self._run([sequences[position] for position in run])
             responses = [_respond(item) for item in work]
         for item, response in zip(work, responses, strict=True):
-            self._sending.submit(_send, item.sender, response)
+            self._sending.submit(self._send, item.sender, response)
+
+    def _send(self, sender: Any, response: Any) -> None:
+        self._pauses.look()
+        try:
+            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except pb_utils.TritonModelException as error:
+            pb_utils.Logger.log_error(f"a response could not be sent: {error}")
 
     def _run(self, members: Sequence[tuple[_Work, int]]) -> None:
         members = [(item, index) for item, index in members if item.error is None]
@@ -183,13 +190,6 @@ def _sequences(request: Any, manifest: Manifest) -> list[EncoderSequence]:
             raise InvalidInput(f"row {index}: {error}", reason=error.reason) from None
         sequences.append(sequence)
     return sequences
-
-
-def _send(sender: Any, response: Any) -> None:
-    try:
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-    except pb_utils.TritonModelException as error:
-        pb_utils.Logger.log_error(f"a response could not be sent: {error}")
 
 
 def _respond(work: _Work) -> Any:

@@ -170,6 +170,7 @@ class TritonPythonModel:
 
     def _send(self, asked: _Asked, response: Any, record: RequestRecord) -> None:
         record.stop()
+        self._pauses.look()
         try:
             asked.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         except pb_utils.TritonModelException as error:
