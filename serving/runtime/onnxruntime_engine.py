@@ -75,7 +75,8 @@ class OnnxRuntimeEngine:
                 os.fspath(model), options, providers=providers, enable_fallback=0
             )
         except _onnxruntime_errors() as error:
-            raise EngineError(f"onnxruntime cannot load {model}: {error}{_remedy(error)}") from error
+            hints = f"{_remedy(error)}; {missing}" if missing else _remedy(error)
+            raise EngineError(f"onnxruntime cannot load {model}: {error}{hints}") from error
         actual = self._session.get_providers()
         if actual[0] != provider and not chosen.gpu.allow_cpu:
             raise EngineError(

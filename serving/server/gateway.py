@@ -35,6 +35,7 @@ from .grpc_front import GrpcFront, GrpcPort
 from .infer_request import InferBody, check_infer
 from .questions import Answer, Readiness, Unreachable
 from .routes import Route, find_route, methods_of, model_of
+from .stubs import says_dead
 from .try_it import TryItPage
 
 __all__ = ["DEFAULT_MAX_REQUEST_BYTES", "Gateway", "GatewayLimits", "Upstream"]
@@ -46,7 +47,6 @@ _PASSED_BACK = ("Content-Type", _JSON_LENGTH)
 _NAME = {"Server": "longserve"}
 """Instead of the versions of Python and aiohttp."""
 _BUFFERED_REQUESTS = 16
-_STUB_IS_DEAD = b"is not healthy"
 _START_SECONDS = 30.0
 
 
@@ -328,7 +328,7 @@ class Gateway:
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError):
             raise _Refused(503, "Triton does not answer: it is starting, stopping, or has ended") from None
         status = response.status
-        if status == 500 and _STUB_IS_DEAD in content:
+        if status == 500 and says_dead(content.decode(errors="replace")):
             status = 503
         passed_back = {name: response.headers[name] for name in _PASSED_BACK if name in response.headers}
         return web.Response(status=status, body=content, headers={**_NAME, **passed_back})

@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 
 from ..runtime.errors import InvalidInput, PortInUse
 from .access import ADMIN_HEADER, AccessPolicy, Api
+from .stubs import says_dead
 
 __all__ = ["GRPC_KEY_PREFIX", "GrpcFront", "GrpcPort", "check_infer_message"]
 
@@ -68,7 +69,6 @@ _MOST_IN_A_STREAM = 64
 _BUFFERED_REQUESTS = 16
 _TIMEOUT = "timeout"
 _MICROSECONDS = 1e6
-_STUB_IS_DEAD = "is not healthy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,7 +319,7 @@ class GrpcFront:
         codes = self._grpc.StatusCode
         if code is codes.UNAVAILABLE and f"127.0.0.1:{self._where.upstream}" in details:
             details = "Triton does not answer: it is starting, stopping, or has ended"
-        if code is codes.INTERNAL and _STUB_IS_DEAD in details:
+        if code is codes.INTERNAL and says_dead(details):
             code = codes.UNAVAILABLE
         return _Failed(code, details)
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["find_stubs", "has_ended"]
+__all__ = ["find_stubs", "has_ended", "says_dead"]
 
 _PROC = Path("/proc")
+_DEAD = ("is not healthy", "Failed to obtain the health mutex")
+"""What Triton says of a stub to which it cannot hand a request (python_backend: python_be.cc,
+stub_launcher.cc): it gave no sign of life, or ended with the lock on that sign in its hands."""
 _STUB_COMMAND = "triton_python_b"
 """How the kernel shortens `triton_python_backend_stub` (15 characters)."""
 
@@ -25,6 +28,11 @@ def find_stubs(server: int) -> dict[int, str]:
         if status is not None and status[0] == _STUB_COMMAND and status[2] == server:
             found[int(entry.name)] = _model(entry / "cmdline")
     return found
+
+
+def says_dead(message: str) -> bool:
+    """Tell whether an error that Triton calls internal means that a model's process is gone."""
+    return any(phrase in message for phrase in _DEAD)
 
 
 def has_ended(process: int) -> bool:

@@ -47,6 +47,7 @@ _UNAVAILABLE = (
     "Server not ready",
     "is not ready",
     "is not healthy",
+    "Failed to obtain the health mutex",
 )
 """What Triton says when it does not take a request (core: scheduler_utils.cc, dynamic_batch_scheduler.cc,
 server.cc; python_backend: request_executor.cc, python_be.cc). A calling model gets it without its code, as

@@ -51,8 +51,10 @@ class FakeRuntime:
     __version__ = "1.31.1"
     SessionOptions = SimpleNamespace
 
-    def __init__(self, available: list[str], used: list[str] | None = None) -> None:
-        self.available, self.used = available, used
+    def __init__(
+        self, available: list[str], used: list[str] | None = None, failure: Exception | None = None
+    ) -> None:
+        self.available, self.used, self.failure = available, used, failure
         self.OrtValue = SimpleNamespace(ortvalue_from_numpy=lambda array, *place: _Value(array, place))
         self.places: dict[str, Any] = {}
         self.providers: list[Any] = []
@@ -63,6 +65,8 @@ class FakeRuntime:
 
     def InferenceSession(self, model: str, options: Any, *, providers: Any, enable_fallback: int) -> Any:  # noqa: N802
         self.providers, self.fallback = providers, enable_fallback
+        if self.failure is not None:
+            raise self.failure
         names = [one if isinstance(one, str) else one[0] for one in providers]
         values: dict[str, Any] = {}
 
@@ -165,10 +169,13 @@ class TestSessions:
         with pytest.raises(EngineError, match=r"Failed to load libcudart\.so\.13: no such file; mend that"):
             opened(Preloading(GPU, used=[CPU_PROVIDER]))
         assert opened(Preloading(GPU)).runs_on == f"onnxruntime {CUDA_PROVIDER}"
-        assert told == ["", ""], "beside onnxruntime, then the system's"
+        broken = Preloading(GPU, failure=RuntimeError("CUDA failure 35"))
+        with pytest.raises(EngineError, match=r"CUDA failure 35; Failed to load libcudart\.so\.13"):
+            opened(broken)
+        assert told == ["", "", ""], "beside onnxruntime, then the system's"
         assert capsys.readouterr().out == "", "a command's output is for other things"
         opened(Preloading([CPU_PROVIDER]), CPU_PROVIDER)
-        assert len(told) == 2, "a CPU needs none"
+        assert len(told) == 3, "a CPU needs none"
 
     def test_tensorrt_that_fell_back_to_cuda_is_an_error(self) -> None:
         with pytest.raises(EngineError, match=f"but runs on {CUDA_PROVIDER}"):

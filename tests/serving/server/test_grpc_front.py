@@ -287,6 +287,7 @@ def test_ready_means_that_the_models_answer(open_front: Any, monkeypatch: pytest
     ("failure", "expected"),
     [
         ((grpc.StatusCode.INTERNAL, "Stub process 'm_0' is not healthy."), "UNAVAILABLE"),
+        ((grpc.StatusCode.INTERNAL, "Failed to obtain the health mutex."), "UNAVAILABLE"),
         ((grpc.StatusCode.INTERNAL, "division by zero"), "INTERNAL"),
         ((grpc.StatusCode.NOT_FOUND, "unknown model"), "NOT_FOUND"),
     ],
