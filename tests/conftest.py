@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+from own_core import TESTS_ROOM, OwnCore
 from triton_fixture import triton_server as triton_server
 
 # `make test` runs several processes at once, and models as small as these gain nothing from further threads
@@ -18,25 +19,19 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 # pytest collects every log record; torch's trace of an export is tens of thousands of them
 logging.getLogger("torch.__trace").propagate = False
 
-SHARED_ROOM = "LONGSERVE_TESTS_ROOM"
-"""Environment variable: a directory for what the processes of `make test` share."""
-
-OWN_CORE = "LONGSERVE_TESTS_CORE"
-"""Environment variable: the number of the core that this process and its children keep to."""
+own_core = OwnCore.from_environment(os.environ)
 
 
-def keep_to_own_core() -> None:
-    """Leave the other cores to the other processes of `make test`.
-
-    Threads of one computation wait for each other by spinning. With more threads than free cores, most of the
-    time went there: the comparisons of `test_graph.py` took 195 s of processor time instead of 62 s.
-    """
-    if OWN_CORE in os.environ and hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[int(os.environ[OWN_CORE]) % len(cores)]})
+def pytest_runtest_setup() -> None:
+    """Move to a core that has become free."""
+    if own_core is not None:
+        own_core.balance()
 
 
-keep_to_own_core()
+def pytest_sessionfinish() -> None:
+    """Say that this process needs its core no more."""
+    if own_core is not None:
+        own_core.end()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -95,7 +90,7 @@ def exported(checkpoint: Path, task: str, name: str, factory: pytest.TempPathFac
     from longserve.export import export_bundle
     from longserve.serving.runtime.manifest import Task
 
-    given = os.environ.get(SHARED_ROOM)
+    given = os.environ.get(TESTS_ROOM)
     room = Path(given) if given else factory.mktemp("bundles")
     with FileLock(room / f"{name}.lock"):
         if not (room / name).exists():  # whole, or not there at all
