@@ -57,7 +57,7 @@ METRICS: Mapping[str, MetricSpec] = {
     ),
     "longserve_requests_total": MetricSpec(
         kind=Kind.COUNTER,
-        description="Requests that reached a text model, by outcome: answered, refused, overloaded, failed",
+        description="Requests to a text model, by outcome: answered, refused, overloaded, expired, failed",
     ),
     "longserve_requests_held": MetricSpec(
         kind=Kind.GAUGE, description="Requests that a text model holds: waiting, or being answered"
@@ -122,6 +122,10 @@ class TextMetrics:
     def hold(self, change: int) -> None:
         """Note that this many requests were taken, or if negative, let go of."""
         self._held.increment(change)
+
+    def turn_away(self, count: int) -> None:
+        """Add requests that were turned away as overload before they reached the model."""
+        self._requests[Outcome.OVERLOADED].increment(count)
 
     def count(self, record: RequestRecord) -> None:
         """Add a request that has ended."""

@@ -6,6 +6,7 @@ CVE-2025-23310). So Triton itself listens on a loopback port of its own, closed 
 
 - caps a request's size, also of chunked ones, and the time that it may take to arrive;
 - checks inference requests, so that a caller's mistake is a 400 that says what was wrong;
+- refuses what a text model has no room for (see `turnstile`);
 - closes the administrative parts of the protocol to those without the key;
 - goes on answering, with 503, while Triton starts or is started anew;
 - calls a model ready only if it answers a question (see `questions`).
@@ -37,6 +38,7 @@ from .questions import Answer, Readiness, Unreachable
 from .routes import Route, find_route, methods_of, model_of
 from .stubs import says_dead
 from .try_it import TryItPage
+from .turnstile import ModelFull, Turnstile
 
 __all__ = ["DEFAULT_MAX_REQUEST_BYTES", "Gateway", "GatewayLimits", "Upstream"]
 
@@ -113,6 +115,7 @@ class Gateway:
         report: Callable[[str], None] | None = None,
         page: TryItPage | None = None,
         grpc: GrpcPort | None = None,
+        turnstile: Turnstile | None = None,
     ) -> None:
         """Describe the gateway; nothing is started yet.
 
@@ -126,6 +129,7 @@ class Gateway:
             report: is told of defects of the gateway.
             page: is served too; an inference then says how long it took (`Server-Timing`).
             grpc: the gRPC port is served too.
+            turnstile: lets requests through to the models; by default all.
         """
         self._host = host
         self._port = port
@@ -135,6 +139,7 @@ class Gateway:
         self._grace = grace
         self._report = report
         self._page = page
+        self._turnstile = turnstile or Turnstile()
         self.readiness = Readiness(self._question)
         self._grpc = None
         if grpc is not None:
@@ -143,6 +148,7 @@ class Gateway:
                 access=access,
                 max_request_bytes=limits.max_request_bytes,
                 fault=self.readiness.fault,
+                turnstile=self._turnstile,
             )
         self._room = _BUFFERED_REQUESTS * limits.max_request_bytes
         self._started: Future[None] = Future()
@@ -229,6 +235,8 @@ class Gateway:
             return _error(refused.status, refused.message)
         except InvalidInput as error:
             return _error(400, str(error))
+        except ModelFull as full:
+            return _error(503, str(full))
         finally:
             self._room += held.size
 
@@ -248,16 +256,22 @@ class Gateway:
         if route.api is not Api.INFERENCE:
             return await self._ask_triton(request.method, path, body, {})
         checked = check_infer(InferBody(body, _json_length(request)))
-        length = checked.json_length
         begun = time.perf_counter()
-        response = await self._ask_triton(
-            "POST", path, checked.content, {} if length is None else {_JSON_LENGTH: str(length)}
-        )
+        response = await self._infer(path, checked)
         if self._page is not None:
             response.headers["Server-Timing"] = _timing(
                 gateway=begun - arrived, model=time.perf_counter() - begun
             )
         return response
+
+    async def _infer(self, path: str, checked: InferBody) -> Any:
+        model, length = model_of(path) or "", checked.json_length
+        headers = {} if length is None else {_JSON_LENGTH: str(length)}
+        self._turnstile.enter(model, checked.request_id)
+        try:
+            return await self._ask_triton("POST", path, checked.content, headers)
+        finally:
+            self._turnstile.leave(model)
 
     async def _ready(self, path: str) -> Any:
         """Triton's answer, unless it is yes and a model does not answer."""

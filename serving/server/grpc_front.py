@@ -8,7 +8,7 @@ So Triton listens on a loopback port of its own, closed to all but this front, w
 - never cancels a call at Triton: one whose client has gone runs to its end, or to the `timeout` that it
   carries, for which the client's deadline stands where there is none;
 - caps a message's size, the bytes that wait here together, and the number of calls under way;
-- checks the tensors' shapes;
+- checks the tensors' shapes, and refuses what a text model has no room for (see `turnstile`);
 - closes the administrative parts of the protocol to those without the key;
 - calls a model ready only if it answers a question (see `questions`).
 
@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 from ..runtime.errors import InvalidInput, PortInUse
 from .access import ADMIN_HEADER, AccessPolicy, Api
 from .stubs import says_dead
+from .turnstile import ModelFull, Turnstile
 
 __all__ = ["GRPC_KEY_PREFIX", "GrpcFront", "GrpcPort", "check_infer_message"]
 
@@ -107,6 +108,7 @@ class GrpcFront:
         access: AccessPolicy,
         max_request_bytes: int,
         fault: Callable[[str | None], Awaitable[str | None]],
+        turnstile: Turnstile,
     ) -> None:
         """Describe the front; nothing is started yet.
 
@@ -115,12 +117,14 @@ class GrpcFront:
             access: what is closed to those without the key.
             max_request_bytes: largest message.
             fault: why a model, or with None the server, does not answer although Triton calls it ready.
+            turnstile: lets requests through to the models.
         """
         self._where = where
         self._access = access
         self._max_request_bytes = max_request_bytes
         self._room = _BUFFERED_REQUESTS * max_request_bytes
         self._fault = fault
+        self._turnstile = turnstile
         self._under_way: set[asyncio.Task[bytes]] = set()
         self._server: Any = None
         self._channel: Any = None
@@ -234,14 +238,19 @@ class GrpcFront:
                 self._grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "the gateway is overloaded: too many requests wait here; try again later",
             )
+        try:
+            self._turnstile.enter(message.model_name, message.id)
+        except ModelFull as full:
+            raise _Failed(self._grpc.StatusCode.UNAVAILABLE, str(full)) from None
         self._room -= size
         call = asyncio.ensure_future(self._ask_triton(f"{_SERVICE}ModelInfer", message.SerializeToString()))
         self._under_way.add(call)
-        call.add_done_callback(partial(self._end, size))
+        call.add_done_callback(partial(self._end, size, message.model_name))
         return await asyncio.shield(call)
 
-    def _end(self, size: int, call: asyncio.Task[bytes]) -> None:
+    def _end(self, size: int, model: str, call: asyncio.Task[bytes]) -> None:
         self._under_way.discard(call)
+        self._turnstile.leave(model)
         self._room += size
         if not call.cancelled():
             call.exception()  # if the client has gone, nobody else asks for it

@@ -53,10 +53,12 @@ class InferBody:
         content: JSON, then the tensors' bytes if some are binary.
         json_length: length of the JSON (`Inference-Header-Content-Length`); None: all of it is JSON; 0: all
             of it is the one tensor.
+        request_id: what the client called it, once it has been checked.
     """
 
     content: bytes
     json_length: int | None
+    request_id: str = ""
 
 
 def check_infer(body: InferBody) -> InferBody:
@@ -83,7 +85,8 @@ def check_infer(body: InferBody) -> InferBody:
         request["outputs"] = [_output(item) for item in _list("outputs", given["outputs"])]
     written = _write(request)
     json_length = None if body.json_length is None else len(written)
-    return InferBody(written + tensors if tensors else written, json_length)
+    content = written + tensors if tensors else written
+    return InferBody(content, json_length, request.get("id", ""))
 
 
 def _parse(content: bytes) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from datetime import datetime, timezone
 from enum import Enum
 from typing import Any, TextIO
@@ -63,6 +64,11 @@ class Journal:
                 self._stream.flush()
         except (OSError, ValueError):  # closed: who logs must not fail
             return
+
+    @property
+    def request_log(self) -> Callable[[str], None] | None:
+        """Takes a request's line (`RequestRecord.to_json`); None where the log has none: one for people."""
+        return self.say if self.format is LogFormat.JSON else None
 
     def report_defect(self, text: str) -> None:
         """Write what a defect of longserve itself leaves behind."""

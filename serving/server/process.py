@@ -19,8 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from ..runtime.errors import PortInUse, RepositoryError, ServerError, ServerFailed
+from ..runtime.errors import PortInUse, ServerError, ServerFailed
 from ..runtime.request_record import LOG_REQUESTS
+from ..runtime.turned_away import TURNED_AWAY
 from .access import AccessPolicy, Api, check_host, closed_apis
 from .children import how_it_ended, kill_group, start_child
 from .environment import prepare_environment
@@ -29,10 +30,12 @@ from .grpc_front import GRPC_KEY_PREFIX, GrpcPort
 from .installation import TritonInstallation, find_triton
 from .journal import Journal, Level, LogFormat
 from .log import ServerLog
+from .model_configs import check_repository
 from .ports import LOOPBACK, InnerPorts, Ports, ServerUrls, listens
 from .questions import read_questions
 from .stubs import find_stubs, has_ended
 from .try_it import TryItPage, model_names
+from .turnstile import Turnstile, read_holdings
 
 __all__ = ["LOOPBACK", "TritonServer"]
 
@@ -102,6 +105,7 @@ class TritonServer:
         self._try_it = try_it
         self._installation = installation
         self._journal = None if log is None else Journal(log, log_format)
+        self._request_log = None if self._journal is None else self._journal.request_log
         self._verbose = verbose
         self._ready_timeout = ready_timeout
         self._grace = grace
@@ -111,6 +115,7 @@ class TritonServer:
         self._inner: InnerPorts | None = None
         self._ports: Ports | None = None
         self._gateway: Gateway | None = None
+        self._turnstile: Turnstile | None = None
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log: ServerLog | None = None
@@ -155,10 +160,11 @@ class TritonServer:
         """
         if self._process is not None:
             raise ServerError("the server is already running; stop() it first")
-        _check_repository(self._repository)
+        check_repository(self._repository)
         self._installation = self._installation or find_triton()
         self._directory = Path(tempfile.mkdtemp(prefix="longserve-triton-"))
         try:
+            self._turnstile = Turnstile(read_holdings(self._repository), self._request_log)
             environment = self._environment(self._installation)
             self._ports = self._wanted.resolve(self._host)
             self._inner = InnerPorts()
@@ -294,6 +300,7 @@ class TritonServer:
                 upstream=inner.grpc,
                 metadata=((GRPC_KEY_PREFIX + _GATEWAY_HEADER, self._gateway_key),),
             ),
+            turnstile=self._turnstile,
         )
         gateway.readiness.questions = read_questions(self._repository)
         gateway.start()
@@ -304,6 +311,8 @@ class TritonServer:
         if gateway is not None:
             gateway.begin_stop()
             gateway.join()
+        if self._turnstile is not None:
+            self._turnstile.close()
         if self._inner is not None:
             self._inner.close()
 
@@ -323,8 +332,10 @@ class TritonServer:
         if installation.wheel is not None:
             assert self._directory is not None
             environment = prepare_environment(installation, self._directory)
-        if self._journal is not None and self._journal.format is LogFormat.JSON:
+        if self._request_log is not None:
             environment[LOG_REQUESTS] = "1"
+        if self._turnstile is not None and self._turnstile.directory is not None:
+            environment[TURNED_AWAY] = str(self._turnstile.directory)
         environment.pop("AIP_MODE", None)  # it would open another port, on every address (Vertex AI)
         return environment
 
@@ -387,12 +398,3 @@ class TritonServer:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
-
-
-def _check_repository(repository: Path) -> None:
-    if not repository.is_dir():
-        raise RepositoryError(f"{repository} is no directory; build one with `longserve repo`")
-    if not any(repository.glob("*/config.pbtxt")):
-        raise RepositoryError(
-            f"{repository} holds no model; build one with `longserve repo BUNDLE -o {repository}`"
-        )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import RepositoryError
+from .model_configs import model_configs
 
 __all__ = [
     "Answer",
@@ -56,19 +56,13 @@ class Questions:
 
 def read_questions(repository: Path) -> Questions:
     """Find out from the configurations what each model of ours can be asked; others are not asked."""
-    from ..repository.config import parse_config
-
     bodies: dict[str, bytes] = {}
     called: set[str] = set()
-    for path in sorted(repository.glob("*/config.pbtxt")):
-        try:
-            config = parse_config(path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError, RepositoryError):
-            continue  # Triton will say so
+    for name, config in model_configs(repository):
         inputs = {tensor.name for tensor in config.input}
         body = _body(inputs)
         if body is not None:
-            bodies[path.parent.name] = body
+            bodies[name] = body
         if "encoder" in config.parameters:
             called.add(config.parameters["encoder"].string_value)
     return Questions(bodies=bodies, of_the_server=tuple(name for name in bodies if name not in called))

@@ -36,6 +36,7 @@ from longserve_runtime.pauses import PauseWatch
 from longserve_runtime.pipeline import ClassificationPipeline, QuestionAnsweringPipeline, make_pipeline
 from longserve_runtime.request_record import LOG_REQUESTS, Failure, Outcome, RequestRecord
 from longserve_runtime.results import Answer, Classification, WindowAnswers, WindowClassification
+from longserve_runtime.turned_away import TurnedAwayWatch
 from longserve_runtime.turns import Line, Turns, WaitedTooLong
 
 _TOKENIZER = "tokenizer.json"
@@ -130,7 +131,9 @@ class TritonPythonModel:
             {"model": self._name, "version": self._version},
             bundle.described(),
         )
-
+        self._turned_away = TurnedAwayWatch.of_model(
+            self._name, lambda count: self._reporting.submit(self._metrics.turn_away, count)
+        )
         self._pauses = PauseWatch()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="requests", daemon=True)
@@ -139,6 +142,8 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Let go of the threads."""
         self._pauses.close()
+        if self._turned_away is not None:
+            self._turned_away.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         for executor in (self._encoding, self._reading, self._sending):

@@ -20,6 +20,7 @@ from longserve.serving.server import Ports
 from longserve.serving.server.access import AccessPolicy
 from longserve.serving.server.gateway import Gateway, GatewayLimits, Upstream
 from longserve.serving.server.journal import Journal
+from longserve.serving.server.turnstile import Holding, Turnstile
 
 KEY = "0123456789abcdef"
 INFER = "/v2/models/m/infer"
@@ -78,7 +79,12 @@ def open_gateway(triton: FakeTriton) -> Iterator[Callable[..., int]]:
     """Start a gateway in front of `triton`, with these limits; return its port."""
     opened: list[Gateway] = []
 
-    def start(upstream: int | None = None, log: io.StringIO | None = None, **limits: Any) -> int:
+    def start(
+        upstream: int | None = None,
+        log: io.StringIO | None = None,
+        turnstile: Turnstile | None = None,
+        **limits: Any,
+    ) -> int:
         port = Ports(http=0, grpc=0, metrics=0).resolve("127.0.0.1").http
         gateway = Gateway(
             host="127.0.0.1",
@@ -88,6 +94,7 @@ def open_gateway(triton: FakeTriton) -> Iterator[Callable[..., int]]:
             limits=GatewayLimits(**limits),
             grace=5.0,
             report=None if log is None else Journal(log).report_defect,
+            turnstile=turnstile,
         )
         gateway.start()
         opened.append(gateway)
@@ -206,6 +213,29 @@ def test_more_than_there_is_room_for_is_refused_at_once_and_later_taken(
         triton.wait.set()
         assert [each.result()[0] for each in waiting] == [200] * 16
     assert ask(port, "POST", INFER, REQUEST)[0] == 200
+
+
+def test_what_a_model_has_no_room_for_does_not_reach_triton(triton: FakeTriton, open_gateway: Any) -> None:
+    port = open_gateway(turnstile=Turnstile({"m": Holding(2, "1")}))
+    triton.wait.clear()
+    with ThreadPoolExecutor(3) as pool:
+        held = [pool.submit(ask, port, "POST", INFER, REQUEST) for _ in range(2)]
+        deadline = time.monotonic() + 20
+        while len(triton.received) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for path in (INFER, "/v2/models/m/versions/1/infer", "/v2/models/%6D/infer"):
+            status, headers, answer = ask(port, "POST", path, REQUEST)
+            assert (status, answer) == (503, {"error": "Exceeds maximum queue size"})
+            assert headers["Server"] == "longserve"
+        assert ask(port, "POST", INFER, b"{}")[0] == 400, "a mistake is told, full or not"
+        other = pool.submit(ask, port, "POST", "/v2/models/other/infer", REQUEST)
+        while len(triton.received) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        triton.wait.set()
+        assert [each.result()[0] for each in (*held, other)] == [200] * 3
+    triton.status = 500  # also one that fails makes room
+    assert [ask(port, "POST", INFER, REQUEST)[0] for _ in range(4)] == [500] * 4
+    assert len(triton.received) == 7
 
 
 def test_a_body_that_does_not_come_is_given_up_and_holds_nobody_up(

@@ -19,6 +19,7 @@ from longserve.serving.server import Ports
 from longserve.serving.server.access import AccessPolicy
 from longserve.serving.server.gateway import Gateway, GatewayLimits, Upstream
 from longserve.serving.server.grpc_front import GrpcPort, check_infer_message
+from longserve.serving.server.turnstile import Holding, Turnstile
 
 KEY = "0123456789abcdef"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
@@ -78,7 +79,9 @@ def open_front(triton: FakeTriton) -> Iterator[Callable[..., tuple[Gateway, int]
     """Start a gateway with a gRPC port in front of `triton`; return it and the port."""
     opened: list[Gateway] = []
 
-    def start(upstream: int | None = None, grace: float = 5.0, **limits: Any) -> tuple[Gateway, int]:
+    def start(
+        upstream: int | None = None, grace: float = 5.0, turnstile: Turnstile | None = None, **limits: Any
+    ) -> tuple[Gateway, int]:
         ports = Ports(http=0, grpc=0, metrics=0).resolve("127.0.0.1")
         gateway = Gateway(
             host="127.0.0.1",
@@ -87,6 +90,7 @@ def open_front(triton: FakeTriton) -> Iterator[Callable[..., tuple[Gateway, int]
             access=AccessPolicy(key=KEY),
             limits=GatewayLimits(**limits),
             grace=grace,
+            turnstile=turnstile,
             grpc=GrpcPort(
                 host="127.0.0.1",
                 port=ports.grpc,
@@ -247,6 +251,28 @@ def test_more_bytes_than_there_is_room_for_are_overload(open_front: Any, triton:
         triton.wait.set()
         assert all(call.result().model_name == "m" for call in held)
         assert infer(request_of(content=b"x" * 900)).model_name == "m"
+
+
+def test_what_a_model_has_no_room_for_does_not_reach_triton(open_front: Any, triton: FakeTriton) -> None:
+    triton.wait.clear()
+    with connected(open_front(turnstile=Turnstile({"m": Holding(2, "1")}))[1]) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        held = [stub.ModelInfer.future(request_of()) for _ in range(2)]
+        until(lambda: len(triton.received) == 2)
+        full = ("UNAVAILABLE", "Exceeds maximum queue size")
+        assert refusal(lambda: stub.ModelInfer(request_of())) == full
+        (answer,) = stub.ModelStreamInfer(iter([request_of()]))
+        assert answer.error_message == full[1]
+        held[0].cancel()  # its client has gone, but Triton is still at it
+        until(held[0].done)
+        assert refusal(lambda: stub.ModelInfer(request_of())) == full
+        assert len(triton.received) == 2
+        triton.wait.set()
+        assert held[1].result().model_name == "m"
+        until(lambda: len(triton.ended) == 2)
+        triton.failure = (grpc.StatusCode.INTERNAL, "broken")
+        for _ in range(4):  # also one that fails makes room
+            assert refusal(lambda: stub.ModelInfer(request_of()))[0] == "INTERNAL"
 
 
 def test_a_stream_has_an_answer_for_each_request(stub: Any, triton: FakeTriton) -> None:

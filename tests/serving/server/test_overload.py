@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import io
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from pathlib import Path
 import pytest
 from checkpoints import WORDS
 from kserve import Caller, GrpcCaller, HttpCaller, Refused, bytes_tensor
+from prometheus import Scrape, settled
 from triton_fixture import FREE_PORTS
 
 from longserve.serving.repository import RepositoryOptions, build_repository
 from longserve.serving.server import ServerUrls, TritonServer
+from longserve.serving.server.journal import LogFormat
 
 MODEL = "narrow"
 UNAVAILABLE = {"http": "503", "grpc": "StatusCode.UNAVAILABLE"}
@@ -25,12 +28,19 @@ SHORT = "free again"
 
 
 @pytest.fixture(scope="module")
-def urls(classification_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerUrls]:
+def log() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture(scope="module")
+def urls(
+    classification_bundle: Path, log: io.StringIO, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerUrls]:
     """A server whose model holds three requests and has one window at the encoder."""
     repository = tmp_path_factory.mktemp("narrow")
     options = RepositoryOptions(max_queue_size=3, text_instances=1, max_in_flight=1, max_windows=1000)
     build_repository(classification_bundle, MODEL, repository, options)
-    with TritonServer(repository, ports=FREE_PORTS, log=sys.stderr, grace=2.0) as server:
+    with TritonServer(repository, ports=FREE_PORTS, log=log, log_format=LogFormat.JSON, grace=2.0) as server:
         yield server.urls
 
 
@@ -80,6 +90,39 @@ def test_a_full_model_refuses_at_once(narrow: tuple[Caller, str]) -> None:
             assert "maximum queue size" in refused.value.message
         assert not ended
     assert windows(caller, SHORT) == 1
+
+
+def test_those_turned_away_are_counted_and_logged(
+    narrow: tuple[Caller, str], urls: ServerUrls, log: io.StringIO
+) -> None:
+    caller, _ = narrow
+
+    def overloaded(found: Scrape) -> float:
+        return found.value("longserve_requests_total", model=MODEL, outcome="overloaded")
+
+    def reached_triton(found: Scrape) -> float:
+        kinds = ("nv_inference_request_success", "nv_inference_request_failure")
+        return sum(
+            value for (name, own), value in found.samples.items() if name in kinds and ("model", MODEL) in own
+        )
+
+    def logged() -> list[str]:
+        lines = [json.loads(line) for line in log.getvalue().splitlines()]
+        return [line["outcome"] for line in lines if line.get("event") == "request"]
+
+    before, outcomes = settled(urls.metrics), logged()
+    with busy(caller, 3):
+        for _ in range(5):
+            with pytest.raises(Refused):
+                windows(caller, SHORT)
+    deadline = time.monotonic() + 10
+    while overloaded(after := settled(urls.metrics)) < overloaded(before) + 5 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert overloaded(after) == overloaded(before) + 5
+    assert reached_triton(after) == reached_triton(before) + 3
+    while len(logged()) < len(outcomes) + 8 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert sorted(logged()[len(outcomes) :]) == ["answered"] * 3 + ["overloaded"] * 5
 
 
 def test_a_short_text_is_not_held_up_by_a_long_document(narrow: tuple[Caller, str]) -> None:
