@@ -1,4 +1,8 @@
-"""A child process with a group of its own: it ends with its parent, and nothing of it stays behind."""
+"""A child process with a group of its own: it ends with its parent, and nothing of it stays behind.
+
+Also when the parent is killed: the child gets SIGTERM then, and a guard ends what does not end by itself. (A
+Triton that is still loading ends at once, and leaves models' processes that wait for it without end.)
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["how_it_ended", "kill_group", "start_child"]
+__all__ = ["Child", "how_it_ended", "kill_group", "start_child"]
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
+_GUARD = Path(__file__).with_name("guard.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A process, and the one that ends it and removes its leftovers if this one dies."""
+
+    process: subprocess.Popen[bytes]
+    guard: subprocess.Popen[bytes]
 
 
 def how_it_ended(status: int | None) -> str:
@@ -24,17 +38,25 @@ def how_it_ended(status: int | None) -> str:
     return f"with exit status {status}"
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
+def kill_group(child: Child) -> None:
     """Kill what is left of the server's process group: the server itself or stubs that outlived it."""
+    process = child.process
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()  # one that has not made its group yet
     process.wait()
+    _tell(child.guard, None)
+    child.guard.wait()
 
 
 def start_child(
-    command: Sequence[str], *, environment: Mapping[str, str], directory: Path
-) -> subprocess.Popen[bytes]:
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    directory: Path,
+    patience: float,
+    leftovers: Sequence[str],
+) -> Child:
     """Start a process in a group of its own, which gets SIGTERM when this one dies without stopping it.
 
     Linux sends that signal when the *thread* that started the child ends, so it is asked for only from the
@@ -48,6 +70,8 @@ def start_child(
         command: absolute path of the program, and its arguments.
         environment: all of the child's environment variables.
         directory: where it works.
+        patience: seconds that it may take to end after that SIGTERM; then its guard kills the group.
+        leftovers: patterns of files and directories that the guard then removes.
     """
     dependent = sys.platform == "linux" and threading.current_thread() is threading.main_thread()
     process = subprocess.Popen(
@@ -57,7 +81,28 @@ def start_child(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
+    guard = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_GUARD)],
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    assert guard.stdin is not None
+    guard.stdin.write(_line({"group": process.pid, "patience": patience, "leftovers": list(leftovers)}))
+    guard.stdin.flush()
+    _tell(process, {"environment": dict(environment), "dependent": dependent})
+    return Child(process, guard)
+
+
+def _tell(process: subprocess.Popen[bytes], told: object) -> None:
+    """Write a last line to a process, unless it has had it, or has ended: `poll` tells."""
     assert process.stdin is not None
-    with process.stdin as told, contextlib.suppress(BrokenPipeError):  # it ended: `poll` tells
-        told.write(json.dumps({"environment": dict(environment), "dependent": dependent}).encode())
-    return process
+    if process.stdin.closed:
+        return
+    with contextlib.suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(_line(told))
+
+
+def _line(told: object) -> bytes:
+    return json.dumps(told).encode() + b"\n"

@@ -39,8 +39,9 @@ from .routes import Route, find_route, methods_of, model_of
 from .stubs import says_dead
 from .try_it import TryItPage
 from .turnstile import ModelFull, Turnstile
+from .upstream import Upstream
 
-__all__ = ["DEFAULT_MAX_REQUEST_BYTES", "Gateway", "GatewayLimits", "Upstream"]
+__all__ = ["DEFAULT_MAX_REQUEST_BYTES", "Gateway", "GatewayLimits"]
 
 DEFAULT_MAX_REQUEST_BYTES = 16 << 20
 """16 MiB: a text of the default `max_text_bytes` with every character escaped in JSON."""
@@ -74,14 +75,6 @@ class GatewayLimits:
         for name in ("max_request_bytes", "body_timeout", "idle_timeout"):
             if getattr(self, name) <= 0:
                 raise ServerError(f"{name} is {getattr(self, name)}; give a positive number")
-
-
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """Triton's own HTTP port on the loopback, and the headers that open it."""
-
-    port: int
-    headers: dict[str, str]
 
 
 class _Refused(Exception):

@@ -11,8 +11,6 @@ import signal
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +21,9 @@ from ..runtime.errors import PortInUse, ServerError, ServerFailed
 from ..runtime.request_record import LOG_REQUESTS
 from ..runtime.turned_away import TURNED_AWAY
 from .access import AccessPolicy, Api, check_host, closed_apis
-from .children import how_it_ended, kill_group, start_child
+from .children import Child, how_it_ended, kill_group, start_child
 from .environment import prepare_environment
-from .gateway import Gateway, GatewayLimits, Upstream
+from .gateway import Gateway, GatewayLimits
 from .grpc_front import GRPC_KEY_PREFIX, GrpcPort
 from .installation import TritonInstallation, find_triton
 from .journal import Journal, Level, LogFormat
@@ -36,6 +34,7 @@ from .questions import read_questions
 from .stubs import find_stubs, has_ended
 from .try_it import TryItPage, model_names
 from .turnstile import Turnstile, read_holdings
+from .upstream import Upstream
 
 __all__ = ["LOOPBACK", "TritonServer"]
 
@@ -117,7 +116,7 @@ class TritonServer:
         self._gateway: Gateway | None = None
         self._turnstile: Turnstile | None = None
         self._directory: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._log: ServerLog | None = None
         self._stubs: dict[int, str] = {}
 
@@ -158,7 +157,7 @@ class TritonServer:
             TritonNotFound, UnfitEnvironment: see `find_triton` and `prepare_environment`.
             PortInUse: a port is taken.
         """
-        if self._process is not None:
+        if self._child is not None:
             raise ServerError("the server is already running; stop() it first")
         check_repository(self._repository)
         self._installation = self._installation or find_triton()
@@ -200,7 +199,7 @@ class TritonServer:
         # Triton answers nothing, not even that it lives, before it has tried to load every model.
         path = "/v2/health/live" if self._keep_going else "/v2/health/ready"
         # It opens the port of the metrics last, when it already answers that it is ready.
-        while self._ask(path) is None or not listens(self._host, self._ports.metrics):
+        while self._upstream.ask(path) is None or not listens(self._host, self._ports.metrics):
             if process.poll() is not None:
                 raise self._ended(process.returncode)
             if time.monotonic() > deadline:
@@ -213,7 +212,7 @@ class TritonServer:
 
     def failed_models(self) -> dict[str, str]:
         """Name and reason of the models that did not load; only with `keep_going` can there be any."""
-        entries = json.loads(self._ask("/v2/repository/index", b"{}") or b"[]")
+        entries = json.loads(self._upstream.ask("/v2/repository/index", b"{}") or b"[]")
         return {entry["name"]: entry.get("reason", "") for entry in entries if entry.get("state") != "READY"}
 
     def ailment(self) -> str | None:
@@ -241,13 +240,13 @@ class TritonServer:
 
         Afterwards no process and no shared memory of it is left. Does nothing if it is not running.
         """
-        process, self._process = self._process, None
+        child, self._child = self._child, None
         try:
-            if process is not None:
-                self._terminate(process)
+            if child is not None:
+                self._terminate(child.process)
         finally:  # also when a second signal ends the waiting
-            if process is not None:
-                kill_group(process)
+            if child is not None:
+                kill_group(child)
                 self._finish_log()
             self._close_gateway()
             self._remove_shared_memory()
@@ -267,7 +266,8 @@ class TritonServer:
             self.wait_until_ready()
 
     def _relaunch(self) -> None:
-        kill_group(self._running())
+        assert self._child is not None
+        kill_group(self._child)
         self._finish_log()
         self._remove_shared_memory()
         assert self._directory is not None and self._installation is not None
@@ -319,13 +319,16 @@ class TritonServer:
     def _launch(self, environment: dict[str, str]) -> None:
         assert self._installation is not None
         assert self._directory is not None
-        self._process = start_child(
+        counted = [] if self._turnstile is None else [str(self._turnstile.directory)]
+        self._child = start_child(
             [str(self._installation.executable), *self._arguments(self._installation)],
             environment=environment,
             directory=self._directory,  # the stub puts it first on sys.path
+            patience=self._grace + _KILL_SECONDS,
+            leftovers=[f"{_SHARED_MEMORY / self._prefix}*", str(self._directory), *counted],
         )
-        assert self._process.stdout is not None
-        self._log = ServerLog(self._process.stdout, self._journal, verbose=self._verbose)
+        assert self._child.process.stdout is not None
+        self._log = ServerLog(self._child.process.stdout, self._journal, verbose=self._verbose)
 
     def _environment(self, installation: TritonInstallation) -> dict[str, str]:
         environment = dict(os.environ)
@@ -362,18 +365,6 @@ class TritonServer:
             arguments.append("--log-verbose=1")
         return arguments
 
-    def _ask(self, path: str, body: bytes | None = None) -> bytes | None:
-        """Ask Triton itself; None unless it answers 200."""
-        # Straight to the server: a proxy of the environment has no business between us and it.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        url = f"http://{LOOPBACK}:{self._upstream.port}{path}"
-        request = urllib.request.Request(url, data=body, headers=self._upstream.headers)
-        try:
-            with opener.open(request, timeout=5.0) as response:
-                return bytes(response.read())
-        except (urllib.error.URLError, OSError):
-            return None
-
     def _ended(self, status: int | None) -> ServerError:
         self._finish_log()
         failures = self.last_lines()
@@ -382,9 +373,9 @@ class TritonServer:
         return ServerFailed(f"Triton ended {how_it_ended(status)}; its last lines:\n{failures}")
 
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
+        if self._child is None:
             raise ServerError("the server is not running; call start() first")
-        return self._process
+        return self._child.process
 
     def _finish_log(self) -> None:
         if self._log is not None:

@@ -57,9 +57,15 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-def children_of(parent: int) -> list[int]:
-    result = subprocess.run(["ps", "--ppid", str(parent), "-o", "pid="], capture_output=True, text=True)
-    return [int(line) for line in result.stdout.split()]
+def children_of(parent: int) -> dict[int, str]:
+    result = subprocess.run(["ps", "--ppid", str(parent), "-o", "pid=,comm="], capture_output=True, text=True)
+    found = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
+    return {int(process): command for process, command in found}
+
+
+def triton_of(serve: int) -> int:
+    (server,) = [process for process, command in children_of(serve).items() if command == "tritonserver"]
+    return server
 
 
 def shared_memory_of(pid: int) -> list[Path]:
@@ -103,7 +109,7 @@ def test_serve_works_in_a_bare_environment(repository: Path) -> None:
 def test_serve_ends_with_1_when_triton_dies_and_may_not_be_restarted(repository: Path) -> None:
     with serving(repository, "--json", "--restarts", "0") as process:
         first_line(process)
-        (server,) = children_of(process.pid)
+        server = triton_of(process.pid)
         os.kill(server, signal.SIGKILL)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -113,13 +119,39 @@ def test_serve_ends_with_1_when_triton_dies_and_may_not_be_restarted(repository:
 def test_triton_does_not_outlive_a_killed_serve(repository: Path) -> None:
     with serving(repository, "--json") as process:
         first_line(process)
-        (server,) = children_of(process.pid)
+        server = triton_of(process.pid)
         process.kill()
         process.wait(10)
         deadline = time.monotonic() + 30
         while Path(f"/proc/{server}").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
     assert not Path(f"/proc/{server}").exists()
+
+
+def group_of(leader: int) -> list[str]:
+    """The processes of a group that still run."""
+    result = subprocess.run(["ps", "-eo", "pgid=,stat=,pid=,comm="], capture_output=True, text=True)
+    lines = [line.split(maxsplit=3) for line in result.stdout.splitlines()]
+    return [f"{pid} {name}" for group, state, pid, name in lines if group == str(leader) and state[0] != "Z"]
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.2, 0.6])
+def test_nothing_outlives_a_serve_that_is_killed_while_it_loads(
+    repository: Path, delay: float, tmp_path: Path
+) -> None:
+    with serving(repository, "--json", environment={**os.environ, "TMPDIR": str(tmp_path)}) as process:
+        deadline = time.monotonic() + 30
+        while not shared_memory_of(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        server = triton_of(process.pid)
+        time.sleep(delay)
+        assert list(tmp_path.glob("longserve-*"))
+        process.kill()
+        process.wait(10)
+    deadline = time.monotonic() + 30
+    while left := [*group_of(server), *shared_memory_of(process.pid), *tmp_path.glob("longserve-*")]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
 
 
 def test_a_taken_port_is_named(repository: Path) -> None:

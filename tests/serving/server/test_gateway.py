@@ -18,9 +18,10 @@ import pytest
 from longserve.serving import PortInUse, UnfitEnvironment
 from longserve.serving.server import Ports
 from longserve.serving.server.access import AccessPolicy
-from longserve.serving.server.gateway import Gateway, GatewayLimits, Upstream
+from longserve.serving.server.gateway import Gateway, GatewayLimits
 from longserve.serving.server.journal import Journal
 from longserve.serving.server.turnstile import Holding, Turnstile
+from longserve.serving.server.upstream import Upstream
 
 KEY = "0123456789abcdef"
 INFER = "/v2/models/m/infer"

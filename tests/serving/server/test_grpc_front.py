@@ -17,9 +17,10 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from longserve.serving import InvalidInput, PortInUse
 from longserve.serving.server import Ports
 from longserve.serving.server.access import AccessPolicy
-from longserve.serving.server.gateway import Gateway, GatewayLimits, Upstream
+from longserve.serving.server.gateway import Gateway, GatewayLimits
 from longserve.serving.server.grpc_front import GrpcPort, check_infer_message
 from longserve.serving.server.turnstile import Holding, Turnstile
+from longserve.serving.server.upstream import Upstream
 
 KEY = "0123456789abcdef"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"

@@ -218,7 +218,7 @@ def test_a_triton_that_crashes_while_it_starts_is_started_anew_once(
             pass
     assert left.read_text() == "0"
     assert "SIGABRT; its last lines" in log.getvalue() and "starting it anew" in log.getvalue()
-    assert server._process is None and not list(SHARED_MEMORY.glob(f"{server._prefix}*"))
+    assert server._child is None and not list(SHARED_MEMORY.glob(f"{server._prefix}*"))
 
 
 def test_taken_ports_are_named_before_anything_starts(repository: Path) -> None:

@@ -16,8 +16,9 @@ from triton_fixture import CLASSIFIER, QA, RunningServer
 
 from longserve.serving.server import Ports
 from longserve.serving.server.access import AccessPolicy
-from longserve.serving.server.gateway import Gateway, GatewayLimits, Upstream
+from longserve.serving.server.gateway import Gateway, GatewayLimits
 from longserve.serving.server.try_it import PAGE_PATH, TryItPage, model_names
+from longserve.serving.server.upstream import Upstream
 
 DOCUMENT = (
     "\N{FOX FACE} <img src=x onerror=window.hacked=1> <script>window.hacked=1</script> & the quick fox. "
