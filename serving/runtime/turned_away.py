@@ -1,6 +1,6 @@
 """How many requests to a text model were turned away before they reached it.
 
-Whoever turns them away counts in a file of eight bytes; the text model's processes take from it what none of
+Whoever turns them away counts in a file of two numbers; the text model's processes take from it what none of
 them has taken, and add it to the model's metrics.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,7 @@ __all__ = ["TURNED_AWAY", "TurnedAwayCount", "TurnedAwayWatch"]
 
 TURNED_AWAY = "LONGSERVE_TURNED_AWAY"
 """Environment variable: the directory that holds the files, one for each text model, of the model's name."""
-_NUMBER = struct.Struct("<Q")
-_COUNTED, _TAKEN = 0, 8
+_COUNTED, _TAKEN = 0, 1
 _SIZE = 16
 _SECONDS = 0.5
 
@@ -37,33 +35,30 @@ class TurnedAwayCount:
         if os.fstat(self._file).st_size < _SIZE:
             os.ftruncate(self._file, _SIZE)
         self._memory = mmap.mmap(self._file, _SIZE)
+        # Its elements are written and read at once. `struct.pack_into` puts a zero there first.
+        self._numbers = memoryview(self._memory).cast("Q")
 
     def add(self) -> None:
         """Count one more. Only one thread of one process may do so."""
-        self._write(_COUNTED, self._read(_COUNTED) + 1)
+        self._numbers[_COUNTED] += 1
 
     def take(self) -> int:
         """Return how many were counted since somebody last took."""
-        if self._read(_COUNTED) == self._read(_TAKEN):
+        if self._numbers[_COUNTED] == self._numbers[_TAKEN]:
             return 0
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
-            counted, taken = self._read(_COUNTED), self._read(_TAKEN)
-            self._write(_TAKEN, counted)
+            counted, taken = self._numbers[_COUNTED], self._numbers[_TAKEN]
+            self._numbers[_TAKEN] = counted
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
         return counted - taken
 
     def close(self) -> None:
         """Let go of the file."""
+        self._numbers.release()
         self._memory.close()
         os.close(self._file)
-
-    def _read(self, place: int) -> int:
-        return int(_NUMBER.unpack_from(self._memory, place)[0])
-
-    def _write(self, place: int, value: int) -> None:
-        _NUMBER.pack_into(self._memory, place, value)
 
 
 class TurnedAwayWatch:
