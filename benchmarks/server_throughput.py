@@ -56,6 +56,7 @@ MODES = ("packed", "padded", "unbatched")
 GOAL = 2.0
 """Least throughput of packed batching over that of padded batching."""
 _HERE = Path(__file__).parent
+_TEXT_MODEL = "texts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,11 +127,12 @@ def build_encoder(
         shutil.copyfile(_HERE / "padded_encoder.py", version / "model.py")
 
 
-def text_options(chosen: argparse.Namespace) -> RepositoryOptions:
-    """Return the options of the model that serves texts: one encoder with all cores."""
-    return RepositoryOptions(
+def build_text_model(bundle: Bundle, repository: Path, chosen: argparse.Namespace) -> None:
+    """Put the model that serves texts into the repository: one encoder with all cores."""
+    options = RepositoryOptions(
         engine=EngineName(chosen.engine), inference_precision=InferencePrecision(chosen.inference_precision)
     )
+    build_repository(bundle, _TEXT_MODEL, repository, options)
 
 
 def measure_rounds(
@@ -292,7 +294,7 @@ def main() -> None:
             for configuration in planned:
                 build_encoder(bundle, configuration, repository, chosen)
             if chosen.text_lengths:
-                build_repository(bundle, "texts", repository)
+                build_text_model(bundle, repository, chosen)
             ports = Ports(http=0, grpc=0, metrics=0)
             with TritonServer(repository, ports=ports, log=sys.stderr, ready_timeout=600) as server:
                 url = server.urls.grpc.removeprefix("grpc://")
@@ -307,7 +309,7 @@ def main() -> None:
                         threads=available_cores(),
                     )
                     texts = measure_texts(
-                        server.urls.grpc, "texts", bundle, settings, lengths, chosen.text_rounds
+                        server.urls.grpc, _TEXT_MODEL, bundle, settings, lengths, chosen.text_rounds
                     )
     except (ServingError, OSError, ValueError) as error:
         sys.exit(str(error))

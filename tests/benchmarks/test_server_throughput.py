@@ -19,9 +19,10 @@ import server_throughput
 from hypothesis import given
 from hypothesis import strategies as st
 from load_generator import Answered, Load, PerfAnalyzerLoad, TritonClientLoad, find_generator
-from server_throughput import Configuration, build_encoder
+from server_throughput import Configuration, build_encoder, build_text_model
 
 from longserve.serving import runtime
+from longserve.serving.repository.config import parse_config
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.server import Ports, TritonServer
 
@@ -128,6 +129,21 @@ def test_modes_are_measured_side_by_side(
     assert report["load_generator"] == {"name": "tritonclient", "reason": "chosen"}
     printed = capsys.readouterr().out
     assert "30 requests of mixed lengths, 6 at a time" in printed and "times in process" in printed
+
+
+def test_texts_are_measured_on_the_engine_that_was_chosen(
+    classification_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(classification_bundle, verify=False)
+    chosen = argparse.Namespace(engine="openvino", inference_precision="bf16", max_batch_size=8)
+    configuration = Configuration(mode="packed", instances=1, threads=1, queue_delay=0.05)
+    build_encoder(bundle, configuration, tmp_path, chosen)
+    build_text_model(bundle, tmp_path, chosen)
+    for model in (configuration.model, "texts_encoder"):
+        path = tmp_path / model / "config.pbtxt"
+        parameters = parse_config(path.read_text(encoding="utf-8"), str(path)).parameters
+        assert parameters["engine"].string_value == "openvino"
+        assert parameters["inference_precision"].string_value == "bf16"
 
 
 def test_instances_and_threads() -> None:
