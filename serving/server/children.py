@@ -45,8 +45,10 @@ def kill_group(child: Child) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()  # one that has not made its group yet
     process.wait()
-    _tell(child.guard, None)
+    child.guard.kill()
     child.guard.wait()
+    assert child.guard.stdin is not None
+    child.guard.stdin.close()
 
 
 def start_child(
@@ -88,21 +90,13 @@ def start_child(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    assert guard.stdin is not None
-    guard.stdin.write(_line({"group": process.pid, "patience": patience, "leftovers": list(leftovers)}))
-    guard.stdin.flush()
-    _tell(process, {"environment": dict(environment), "dependent": dependent})
+    assert guard.stdin is not None and process.stdin is not None
+    guard.stdin.write(_json({"group": process.pid, "patience": patience, "leftovers": list(leftovers)}))
+    guard.stdin.flush()  # it stays open as long as this process lives
+    with contextlib.suppress(BrokenPipeError), process.stdin:  # it ended: `poll` tells
+        process.stdin.write(_json({"environment": dict(environment), "dependent": dependent}))
     return Child(process, guard)
 
 
-def _tell(process: subprocess.Popen[bytes], told: object) -> None:
-    """Write a last line to a process, unless it has had it, or has ended: `poll` tells."""
-    assert process.stdin is not None
-    if process.stdin.closed:
-        return
-    with contextlib.suppress(BrokenPipeError), process.stdin:
-        process.stdin.write(_line(told))
-
-
-def _line(told: object) -> bytes:
-    return json.dumps(told).encode() + b"\n"
+def _json(told: object) -> bytes:
+    return json.dumps(told).encode()

@@ -1,8 +1,8 @@
 """Ends what a process has started, if that process dies without doing so. Run as a file, by `children`.
 
 Standard input holds one line of JSON: `group`, the process group to end, whose leader gets SIGTERM first;
-`patience`, seconds that the leader may take to end; `leftovers`, patterns of what is removed then. A second
-line says that there is nothing left to end. The end of the input without it means that the other has died.
+`patience`, seconds that the leader may take to end; `leftovers`, patterns of what is removed then. The end of
+the input means that the other has died: while it lives, it kills the guard when there is nothing left to end.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ _AFTER_LEADER = 3.0
 def main() -> None:
     """Wait for the end of the input, and do what is to be done then."""
     os.setpgid(0, 0)  # a terminal's Ctrl-C does not reach it, nor what ends the group
-    lines = list(sys.stdin)
-    if len(lines) == 1:
-        _end(json.loads(lines[0]))
+    told = json.load(sys.stdin)  # when the input has ended
+    _end(told)
 
 
 def _end(told: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from process_groups import group_of
 
 LONGSERVE = Path(sys.executable).parent / "longserve"
 FREE = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
@@ -126,13 +127,6 @@ def test_triton_does_not_outlive_a_killed_serve(repository: Path) -> None:
         while Path(f"/proc/{server}").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
     assert not Path(f"/proc/{server}").exists()
-
-
-def group_of(leader: int) -> list[str]:
-    """The processes of a group that still run."""
-    result = subprocess.run(["ps", "-eo", "pgid=,stat=,pid=,comm="], capture_output=True, text=True)
-    lines = [line.split(maxsplit=3) for line in result.stdout.splitlines()]
-    return [f"{pid} {name}" for group, state, pid, name in lines if group == str(leader) and state[0] != "Z"]
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.2, 0.6])

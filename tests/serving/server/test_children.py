@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from process_groups import group_of
+from waiting import until
 
 from longserve.serving.server.children import Child, how_it_ended, kill_group, start_child
 
@@ -43,19 +44,6 @@ def runs(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def group_of(leader: int) -> list[int]:
-    listed = subprocess.run(["ps", "-eo", "pgid=,pid="], capture_output=True, text=True).stdout.splitlines()
-    pairs = [line.split() for line in listed]
-    return [int(pid) for group, pid in pairs if int(group) == leader and runs(int(pid))]
 
 
 @pytest.mark.parametrize("thread", ["main", "other"])
@@ -94,7 +82,7 @@ def child(tmp_path: Path) -> Child:
 def test_whoever_ends_its_child_needs_no_guard(child: Child, tmp_path: Path) -> None:
     until(lambda: len(group_of(child.process.pid)) > 1)
     kill_group(child)
-    assert child.process.returncode == -signal.SIGKILL and child.guard.returncode == 0
+    assert child.process.returncode == child.guard.returncode == -signal.SIGKILL
     assert not group_of(child.process.pid)
     assert (tmp_path / "kept").exists()
     kill_group(child)  # twice is no mistake

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from waiting import until
 
 from longserve.serving import PortInUse, UnfitEnvironment
 from longserve.serving.server import Ports
@@ -206,9 +207,7 @@ def test_more_than_there_is_room_for_is_refused_at_once_and_later_taken(
     triton.wait.clear()
     with ThreadPoolExecutor(17) as pool:
         waiting = [pool.submit(ask, port, "POST", INFER, REQUEST) for _ in range(16)]
-        deadline = time.monotonic() + 20
-        while len(triton.received) < 16 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: len(triton.received) == 16)
         status, _, answer = ask(port, "POST", INFER, REQUEST)
         assert status == 503 and "overloaded" in answer["error"]
         triton.wait.set()
@@ -221,17 +220,14 @@ def test_what_a_model_has_no_room_for_does_not_reach_triton(triton: FakeTriton, 
     triton.wait.clear()
     with ThreadPoolExecutor(3) as pool:
         held = [pool.submit(ask, port, "POST", INFER, REQUEST) for _ in range(2)]
-        deadline = time.monotonic() + 20
-        while len(triton.received) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: len(triton.received) == 2)
         for path in (INFER, "/v2/models/m/versions/1/infer", "/v2/models/%6D/infer"):
             status, headers, answer = ask(port, "POST", path, REQUEST)
             assert (status, answer) == (503, {"error": "Exceeds maximum queue size"})
             assert headers["Server"] == "longserve"
         assert ask(port, "POST", INFER, b"{}")[0] == 400, "a mistake is told, full or not"
         other = pool.submit(ask, port, "POST", "/v2/models/other/infer", REQUEST)
-        while len(triton.received) < 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: len(triton.received) == 3)
         triton.wait.set()
         assert [each.result()[0] for each in (*held, other)] == [200] * 3
     triton.status = 500  # also one that fails makes room

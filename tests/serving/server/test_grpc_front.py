@@ -13,6 +13,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+from waiting import until
 
 from longserve.serving import InvalidInput, PortInUse
 from longserve.serving.server import Ports
@@ -126,13 +127,6 @@ def request_of(shape: tuple[int, ...] = (1, 1), content: bytes = b"\5\0\0\0hello
     request = service_pb2.ModelInferRequest(model_name="m", raw_input_contents=[content], **fields)
     request.inputs.add(name="TEXT", datatype="BYTES", shape=shape)
     return request
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def refusal(ask: Callable[[], Any]) -> tuple[str, str]:
