@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "QUEUE_FULL"]
+
+QUEUE_FULL = "Exceeds maximum queue size"
+"""The error of a request that there is no room for, as Triton's own queue says it; clients know it."""
 
 
 class Admission:

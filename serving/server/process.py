@@ -40,6 +40,7 @@ __all__ = ["LOOPBACK", "TritonServer"]
 
 _GATEWAY_HEADER = "longserve-gateway"
 _SHARED_MEMORY = Path("/dev/shm")
+_TURNED_AWAY = "turned-away"
 _POLL_SECONDS = 0.05
 _KILL_SECONDS = 5.0
 
@@ -163,7 +164,10 @@ class TritonServer:
         self._installation = self._installation or find_triton()
         self._directory = Path(tempfile.mkdtemp(prefix="longserve-triton-"))
         try:
-            self._turnstile = Turnstile(read_holdings(self._repository), self._request_log)
+            self._workplace.mkdir()
+            self._turnstile = Turnstile(
+                read_holdings(self._repository), self._directory / _TURNED_AWAY, self._request_log
+            )
             environment = self._environment(self._installation)
             self._ports = self._wanted.resolve(self._host)
             self._inner = InnerPorts()
@@ -270,9 +274,9 @@ class TritonServer:
         kill_group(self._child)
         self._finish_log()
         self._remove_shared_memory()
-        assert self._directory is not None and self._installation is not None
-        shutil.rmtree(self._directory, ignore_errors=True)
-        self._directory.mkdir()
+        assert self._installation is not None
+        shutil.rmtree(self._workplace, ignore_errors=True)
+        self._workplace.mkdir()
         self._launch(self._environment(self._installation))
 
     def _terminate(self, process: subprocess.Popen[bytes]) -> None:
@@ -318,32 +322,29 @@ class TritonServer:
 
     def _launch(self, environment: dict[str, str]) -> None:
         assert self._installation is not None
-        assert self._directory is not None
-        counted = [] if self._turnstile is None else [str(self._turnstile.directory)]
         self._child = start_child(
             [str(self._installation.executable), *self._arguments(self._installation)],
             environment=environment,
-            directory=self._directory,  # the stub puts it first on sys.path
+            directory=self._workplace,  # the stub puts it first on sys.path
             patience=self._grace + _KILL_SECONDS,
-            leftovers=[f"{_SHARED_MEMORY / self._prefix}*", str(self._directory), *counted],
+            leftovers=[f"{_SHARED_MEMORY / self._prefix}*", str(self._directory)],
         )
         assert self._child.process.stdout is not None
         self._log = ServerLog(self._child.process.stdout, self._journal, verbose=self._verbose)
 
     def _environment(self, installation: TritonInstallation) -> dict[str, str]:
+        assert self._directory is not None
         environment = dict(os.environ)
         if installation.wheel is not None:
-            assert self._directory is not None
-            environment = prepare_environment(installation, self._directory)
+            environment = prepare_environment(installation, self._workplace)
         if self._request_log is not None:
             environment[LOG_REQUESTS] = "1"
-        if self._turnstile is not None and self._turnstile.directory is not None:
-            environment[TURNED_AWAY] = str(self._turnstile.directory)
+        environment[TURNED_AWAY] = str(self._directory / _TURNED_AWAY)
         environment.pop("AIP_MODE", None)  # it would open another port, on every address (Vertex AI)
         return environment
 
     def _arguments(self, installation: TritonInstallation) -> list[str]:
-        assert self._ports is not None and self._inner is not None and self._directory is not None
+        assert self._ports is not None and self._inner is not None
         closed = ",".join(api.value for api in Api)
         arguments = [
             f"--model-repository={self._repository.resolve()}",
@@ -360,7 +361,7 @@ class TritonServer:
             f"--backend-config=python,shm-region-prefix-name={self._prefix}",
         ]
         if installation.wheel is not None:
-            arguments.append(f"--backend-directory={self._directory / 'backends'}")
+            arguments.append(f"--backend-directory={self._workplace / 'backends'}")
         if self._verbose:
             arguments.append("--log-verbose=1")
         return arguments
@@ -371,6 +372,12 @@ class TritonServer:
         if "already in use" in failures:
             return PortInUse(f"Triton could not listen on its ports:\n{failures}")
         return ServerFailed(f"Triton ended {how_it_ended(status)}; its last lines:\n{failures}")
+
+    @property
+    def _workplace(self) -> Path:
+        """Triton's working directory, which each start has anew."""
+        assert self._directory is not None
+        return self._directory / "run"
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..runtime.admission import QUEUE_FULL
 from .model_configs import model_configs
 
 __all__ = [
@@ -32,7 +33,6 @@ __all__ = [
 PROBE_ID = "longserve-readiness"
 """Request id of the questions, by which a log tells them from callers' requests."""
 _TEXT = "Is this model ready?"
-_QUEUE_FULL = b"Exceeds maximum queue size"
 SECONDS_PER_QUESTION = 5.0
 """How long a model may take for its answer."""
 _REMEMBERED_SECONDS = 1.0
@@ -129,7 +129,7 @@ class Readiness:
             )
         except asyncio.TimeoutError:
             return f"no answer within {SECONDS_PER_QUESTION:g} seconds"
-        if answer.status == 200 or _QUEUE_FULL in answer.content:
+        if answer.status == 200 or QUEUE_FULL.encode() in answer.content:
             return None
         return _message(answer)
 

@@ -1,26 +1,23 @@
 """How many requests to a text model are let through to Triton at a time: as many as the model holds.
 
 One more would be refused by the model itself, but on the way there and back it costs Triton and the model's
-process as much as the gateway, which a busy machine cannot spare.
+process twice what the gateway needs to refuse it, which a busy machine cannot spare.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runtime.admission import QUEUE_FULL
 from ..runtime.request_record import Outcome, RequestRecord
 from ..runtime.turned_away import TurnedAwayCount
 from .model_configs import model_configs
 
 __all__ = ["Holding", "ModelFull", "Turnstile", "read_holdings"]
 
-_QUEUE_FULL = "Exceeds maximum queue size"
-"""As the models and Triton say it."""
 _HELD_BY_ONE = "max_queue_size"
 
 
@@ -28,7 +25,7 @@ class ModelFull(Exception):
     """A model holds as many requests as it may."""
 
     def __init__(self) -> None:
-        super().__init__(_QUEUE_FULL)
+        super().__init__(QUEUE_FULL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +64,24 @@ class Turnstile:
     def __init__(
         self,
         holdings: Mapping[str, Holding] | None = None,
+        directory: Path | None = None,
         log: Callable[[str], None] | None = None,
     ) -> None:
         """Let everything through but what a model has no room for.
 
         Args:
             holdings: what the text models hold; other models are not counted.
+            directory: is made, and has the files in which those turned away are counted (`TURNED_AWAY`); None
+                counts nobody.
             log: takes the record of each request that was turned away.
         """
         self._holdings = dict(holdings or {})
         self._log = log
         self._inside: Counter[str] = Counter()
         self._counts: dict[str, TurnedAwayCount] = {}
-        self.directory: Path | None = None
-        """Where those turned away are counted (`TURNED_AWAY`); None if nobody is."""
-        if self._holdings:
-            self.directory = Path(tempfile.mkdtemp(prefix="longserve-turned-away-"))
-            self._counts = {name: TurnedAwayCount(self.directory / name) for name in self._holdings}
+        if directory is not None:
+            directory.mkdir()
+            self._counts = {name: TurnedAwayCount(directory / name) for name in self._holdings}
 
     def enter(self, model: str, request_id: str) -> None:
         """Let a request through; `leave` must follow.
@@ -105,12 +103,10 @@ class Turnstile:
             self._inside[model] -= 1
 
     def close(self) -> None:
-        """Remove the directory; nobody is counted any more."""
+        """Let go of the files; nobody is counted any more."""
         for count in self._counts.values():
             count.close()
         self._counts = {}
-        if self.directory is not None:
-            shutil.rmtree(self.directory, ignore_errors=True)
 
     def _turn_away(self, model: str, version: str, request_id: str) -> None:
         if model in self._counts:

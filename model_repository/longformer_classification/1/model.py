@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from longserve_runtime.admission import Admission
+from longserve_runtime.admission import QUEUE_FULL, Admission
 from longserve_runtime.bundle import Bundle
 from longserve_runtime.errors import EngineError, InvalidInput, Refusal, ServingError
 from longserve_runtime.limits import TextLimits
@@ -40,9 +40,8 @@ from longserve_runtime.turned_away import TurnedAwayWatch
 from longserve_runtime.turns import Line, Turns, WaitedTooLong
 
 _TOKENIZER = "tokenizer.json"
-_QUEUE_FULL = "Exceeds maximum queue size"
 _EXPIRED = "Request timeout expired"
-"""As Triton's own queue says both; clients know them."""
+"""As Triton's own queue says it; clients know it."""
 _UNAVAILABLE = (
     "Server is stopping",
     "Server not ready",
@@ -161,7 +160,7 @@ class TritonPythonModel:
                     asyncio.run_coroutine_threadsafe(self._serve(asked, record), self._loop)
                 else:
                     record.end(Outcome.OVERLOADED)
-                    self._sending.submit(self._send, asked, _unavailable(_QUEUE_FULL), record)
+                    self._sending.submit(self._send, asked, _unavailable(QUEUE_FULL), record)
 
     async def _serve(self, asked: _Asked, record: RequestRecord) -> None:
         """Answer one request; a bad one gets its error and does not touch the others."""

@@ -47,11 +47,12 @@ def test_the_models_of_a_server(triton_server: RunningServer) -> None:
     assert set(read_holdings(triton_server.repository)) == {CLASSIFIER, QA}
 
 
-def test_one_more_than_there_is_room_for_is_counted_and_logged() -> None:
+def test_one_more_than_there_is_room_for_is_counted_and_logged(tmp_path: Path) -> None:
     lines: list[str] = []
-    turnstile = Turnstile({"topics": Holding(2, "7"), "reader": Holding(1, "1")}, lines.append)
-    assert turnstile.directory is not None
-    count = TurnedAwayCount(turnstile.directory / "topics")
+    directory = tmp_path / "turned-away"
+    holdings = {"topics": Holding(2, "7"), "reader": Holding(1, "1")}
+    turnstile = Turnstile(holdings, directory, lines.append)
+    count = TurnedAwayCount(directory / "topics")
     turnstile.enter("topics", "a")
     turnstile.enter("topics", "b")
     for name in ("c", "d"):
@@ -69,7 +70,9 @@ def test_one_more_than_there_is_room_for_is_counted_and_logged() -> None:
     with pytest.raises(ModelFull):
         turnstile.enter("topics", "g")
     turnstile.close()
-    assert not turnstile.directory.exists()
+    with pytest.raises(ModelFull):
+        turnstile.enter("topics", "h")
+    assert count.take() == 1
 
 
 def test_models_that_are_not_counted_are_let_through() -> None:
@@ -77,5 +80,4 @@ def test_models_that_are_not_counted_are_let_through() -> None:
     for _ in range(2000):
         turnstile.enter("theirs", "")
     turnstile.leave("theirs")
-    assert turnstile.directory is None
     turnstile.close()
