@@ -33,6 +33,7 @@ from typing import Any
 from ..runtime.errors import InvalidInput, PortInUse, ServerError, UnfitEnvironment
 from .access import AccessPolicy, Api
 from .grpc_front import GrpcFront, GrpcPort
+from .http_port import HttpPort
 from .infer_request import InferBody, check_infer
 from .questions import Answer, Readiness, Unreachable
 from .routes import Route, find_route, methods_of, model_of
@@ -205,16 +206,15 @@ class Gateway:
                 auto_decompress=False,
                 keepalive_timeout=self._limits.idle_timeout,
             )
-            runner = web.ServerRunner(server, shutdown_timeout=self._grace)
-            await runner.setup()
+            http = HttpPort(server, self._host, self._port, self._grace)
             try:
-                await web.TCPSite(runner, self._host, self._port, backlog=1024).start()
+                await http.start()
                 if self._grpc is not None:
                     await self._grpc.start()
                 self._started.set_result(None)
                 await self._stopping.wait()
             finally:
-                await asyncio.gather(runner.cleanup(), self._stop_grpc())
+                await asyncio.gather(http.stop(), self._stop_grpc())
 
     async def _stop_grpc(self) -> None:
         if self._grpc is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import http.client
 import io
 import json
@@ -329,6 +332,49 @@ def test_a_stop_lets_what_is_under_way_end(triton: FakeTriton, open_gateway: Any
         triton.wait.set()
         assert under_way.result()[0] == 200
     gateway.join()
+
+
+@pytest.mark.parametrize("rounds", range(8))
+def test_a_request_that_comes_as_it_stops_is_answered_or_refused(triton: FakeTriton, rounds: int) -> None:
+    """The client connects after that many rounds of the event loop since the stop; then the loop goes on."""
+    gateway = Gateway(
+        host="127.0.0.1",
+        port=Ports(http=0, grpc=0, metrics=0).resolve("127.0.0.1").http,
+        upstream=Upstream(triton.server_address[1], {}),
+        access=AccessPolicy(),
+        limits=GatewayLimits(),
+        grace=1.0,
+    )
+    gateway.start()
+    assert gateway._loop is not None
+    reached, go_on = threading.Event(), threading.Event()
+
+    async def stop() -> None:
+        gateway.begin_stop()
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        reached.set()
+        go_on.wait(10)
+
+    gc.collect()
+    gc.disable()  # it closes, whenever it runs, what was forgotten
+    try:
+        asyncio.run_coroutine_threadsafe(stop(), gateway._loop)
+        assert reached.wait(10)
+        with contextlib.ExitStack() as held:
+            held.callback(go_on.set)
+            try:
+                client = held.enter_context(socket.create_connection(("127.0.0.1", gateway._port), 5.0))
+            except ConnectionRefusedError:
+                assert rounds > 1, "it listens until the loop gets to the stop"
+                return
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n")
+                go_on.set()
+                assert client.recv(1024).startswith(b"HTTP/1.1 200 ")
+    finally:
+        gc.enable()
+        gateway.join()
 
 
 def test_a_taken_port_and_a_foreign_address_are_named() -> None:
