@@ -150,6 +150,7 @@ class GrpcFront:
                 ("grpc.min_reconnect_backoff_ms", 50),
                 ("grpc.max_reconnect_backoff_ms", 250),
                 ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.enable_retries", 0),  # they may take all memory: see `grpc_messages` of the client
                 ("grpc.enable_http_proxy", 0),
             ],
         )
