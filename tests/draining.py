@@ -12,7 +12,7 @@ _NO_ERROR = 0
 
 
 def drain(connection: socket.socket) -> None:
-    """Greet, say that no stream is taken, and hold the connection until the client closes it (RFC 9113)."""
+    """Greet, say that no stream is taken (RFC 9113), and hold the connection until either side shuts it."""
     connection.sendall(_frame(_SETTINGS, b"") + _frame(_GOAWAY, struct.pack(">II", 0, _NO_ERROR)))
     while connection.recv(4096):
         pass

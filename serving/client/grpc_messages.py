@@ -33,7 +33,7 @@ _CHANNEL_ARGUMENTS = [
     # as the HTTP transport: proxies of the environment are for the web, not for a model server
     ("grpc.enable_http_proxy", 0),
     # `RetryPolicy` sends again what was not taken. gRPC's own retries (1.83 to 1.85) of a call that meets a
-    # connection that its server is just closing go on without a pause until the deadline, at 0.7 GB a second
+    # connection that its server is just closing go on without a pause until the deadline, at 0.5 GB a second
     ("grpc.enable_retries", 0),
     # one connection per transport, not shared with others to the same address in this process
     ("grpc.use_local_subchannel_pool", 1),

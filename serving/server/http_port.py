@@ -1,4 +1,4 @@
-"""The listening HTTP port of the gateway, and its stop, which leaves no request without an answer."""
+"""The listening HTTP port of the gateway, and its stop, which leaves no connection open."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from draining import drain
+from waiting import until
 
 from longserve.serving import (
     DeadlineExceeded,
@@ -124,16 +126,35 @@ def test_an_http_port(open_client: OpenClient, serve_connections: Callable[..., 
         client.classify("a", timeout=5)
 
 
-def test_a_server_that_goes_away_while_a_client_connects(
-    open_client: OpenClient, serve_connections: Callable[..., str]
+def test_a_server_that_goes_away_while_a_client_connects_and_another(
+    open_client: OpenClient,
+    serve_grpc: ServeGrpc,
+    grpc_answer: Callable[[Outputs], Any],
+    classification_outputs: Outputs,
 ) -> None:
-    """With gRPC's own retries (gRPC 1.83 to 1.85) the call costs 0.7 GB a second until its deadline."""
-    url = serve_connections(lambda connection, index: drain(connection))
-    with open_client(url.replace("http", "grpc"), retry=RetryPolicy(attempts=2)) as client:
+    """With gRPC's own retries (gRPC 1.83 to 1.85) the first call costs 0.5 GB a second until its deadline."""
+    connections: list[socket.socket] = []
+
+    def go_away() -> None:
+        connections.append(listener.accept()[0])
+        drain(connections[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        leaving = threading.Thread(target=go_away, daemon=True)
+        leaving.start()
+        client = open_client(f"grpc://127.0.0.1:{port}", retry=RetryPolicy(attempts=2))
         began = time.monotonic()
         with pytest.raises(ServerUnavailable):
             client.classify("a", timeout=3)
-    assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 2
+        connections[0].shutdown(socket.SHUT_RDWR)
+        leaving.join(10)
+        connections[0].close()
+    serve_grpc(lambda request, context: grpc_answer(classification_outputs), port=port)
+    with client:
+        until(client.server_ready)
+        assert client.classify("a").label == "weather"
 
 
 def test_the_servers_words_are_passed_on_for_the_callers_mistakes(

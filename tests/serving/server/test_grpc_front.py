@@ -333,7 +333,7 @@ def test_a_triton_that_does_not_answer_is_unavailable_until_it_does(open_front: 
 
 
 def test_a_triton_that_goes_away_while_the_front_connects(open_front: Any) -> None:
-    """With gRPC's own retries (gRPC 1.83 to 1.85) the call costs 0.7 GB a second until its deadline."""
+    """With gRPC's own retries (gRPC 1.83 to 1.85) the call costs 0.5 GB a second until its deadline."""
 
     def accept() -> None:
         with contextlib.suppress(OSError):
