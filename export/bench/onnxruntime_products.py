@@ -75,16 +75,22 @@ class OnnxRuntimeProducts:
         import onnxruntime
 
         binding = session.io_binding()
+        held = []  # the binding does not keep them alive
         for index, product in enumerate(products):
             quantizes = self._quantizes(product)
             for name, size in _inputs(product, index).items():
                 value = _draw(random, size, "uint8" if quantizes else "float32")
-                binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(value))
+                held.append(onnxruntime.OrtValue.ortvalue_from_numpy(value))
+                binding.bind_ortvalue_input(name, held[-1])
             output = np.zeros(_output_size(product), "int32" if quantizes else "float32")
-            target = onnxruntime.OrtValue.ortvalue_from_numpy(output)
+            held.append(onnxruntime.OrtValue.ortvalue_from_numpy(output))
             for copy in range(product.count):
-                binding.bind_ortvalue_output(f"out{index}_{copy}", target)
-        return lambda: session.run_with_iobinding(binding)
+                binding.bind_ortvalue_output(f"out{index}_{copy}", held[-1])
+
+        def run(_held: object = held) -> None:
+            session.run_with_iobinding(binding)
+
+        return run
 
     def _quantizes(self, product: Product) -> bool:
         return self._int8 and product.part == "linear"
