@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -35,7 +36,8 @@ class EncodedText:
 class Tokenizer:
     """A bundle's `tokenizer.json`, with truncation and padding off whatever the file says.
 
-    A text cannot forge a special token: `</s>` in a document is encoded as the characters `<`, `/`, `s`, `>`.
+    A text cannot forge a special token of the manifest: `</s>` in a document is encoded as the characters
+    `<`, `/`, `s`, `>`. Other special tokens, added to mark something in the texts, are read as such.
     """
 
     def __init__(self, path: str | Path, manifest: Manifest) -> None:
@@ -49,8 +51,8 @@ class Tokenizer:
             EngineError: the package `tokenizers` is not installed.
             CorruptBundle: the file cannot be read, or the manifest lacks the `cls` or `sep` token.
         """
-        self._tokenizer = _load(Path(path))
         special = manifest.special_tokens
+        self._tokenizer = _load(Path(path), set(special.values()))
         missing = [role for role in ("cls", "sep") if role not in special]
         if missing:
             raise CorruptBundle(
@@ -102,7 +104,7 @@ class Tokenizer:
         return encoding, ids
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, structural: set[int]) -> Any:
     try:
         from tokenizers import Tokenizer as FastTokenizer
     except ImportError as error:
@@ -111,6 +113,9 @@ def _load(path: Path) -> Any:
         ) from error
     try:
         tokenizer = FastTokenizer.from_file(str(path))
+        added = tokenizer.get_added_tokens_decoder()
+        if any(token.special and number not in structural for number, token in added.items()):
+            tokenizer = FastTokenizer.from_str(_read_markers(path, structural))
     except Exception as error:  # tokenizers raises bare Exception, whatever went wrong
         raise CorruptBundle(
             f"{path} is not a tokenizer that this tokenizers release reads: {error}"
@@ -119,6 +124,17 @@ def _load(path: Path) -> Any:
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def _read_markers(path: Path, structural: set[int]) -> str:
+    """The file's JSON, in which no added tokens are special but structural ones.
+
+    `encode_special_tokens` takes all special tokens for plain text, also those that mark something in it.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for token in content["added_tokens"]:
+        token["special"] = token["special"] and token["id"] in structural
+    return json.dumps(content, ensure_ascii=False)
 
 
 def _check_text(text: str, name: str) -> None:

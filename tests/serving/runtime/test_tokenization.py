@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as FastTokenizer
 
 from longserve.serving.runtime.errors import CorruptBundle, InvalidInput
 from longserve.serving.runtime.manifest import Manifest
@@ -37,6 +39,25 @@ def test_a_text_cannot_forge_a_special_token(tokenizer: Tokenizer, string: str, 
     encoded = tokenizer.encode(text, "context")
     assert not np.isin(encoded.ids, [0, 1, 2, 3, 4]).any()
     assert encoded.offsets[-1, 1] == len(text.rstrip()) or text.endswith("\n")
+
+
+def test_tokens_that_mark_something_in_a_text_are_read_as_in_training(
+    tokenizer_path: Path, make_manifest: Callable[..., Manifest], tmp_path: Path
+) -> None:
+    stock = FastTokenizer.from_file(str(tokenizer_path))
+    size = stock.get_vocab_size()
+    stock.add_special_tokens(["[CLAUSE]", AddedToken("<speaker1>", lstrip=True)])
+    stock.add_tokens(["ordinarytoken"])
+    stock.save(str(tmp_path / "tokenizer.json"))
+    stock.no_truncation()
+    stock.no_padding()
+    tokenizer = Tokenizer(tmp_path / "tokenizer.json", make_manifest(vocab_size=size + 3))
+    text = "[CLAUSE] the key <speaker1> the ordinarytoken[CLAUSE]"
+    ids = tokenizer.ids(text, "text").tolist()
+    assert ids == stock.encode(text, add_special_tokens=False).ids
+    assert [token for token in ids if token >= size] == [size, size + 1, size + 2, size]
+    assert tokenizer.encode(text, "text").offsets[0].tolist() == [0, 8]
+    assert not set(tokenizer.ids("<s>the [CLAUSE]</s>", "text").tolist()) & {0, 1, 2, 3, 4}
 
 
 @settings(deadline=None)
