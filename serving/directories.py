@@ -1,0 +1,34 @@
+"""Putting a new directory in the place of an old one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+__all__ = ["put_in_place"]
+
+
+def put_in_place(staged: Path, target: Path) -> None:
+    """Rename `staged` to `target` and delete what was there, which comes back if anything ends that before.
+
+    A process that is killed in between leaves the old directory as `.NAME.replaced-…` beside `target`.
+
+    Args:
+        staged: the new directory, on the same file system.
+        target: an existing directory, or a path where there is nothing.
+
+    Raises:
+        OSError: a rename failed.
+    """
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.replaced-", dir=target.parent))
+    old = aside / target.name
+    try:
+        if os.path.lexists(target):
+            target.rename(old)
+        staged.rename(target)
+    finally:
+        if os.path.lexists(old) and not os.path.lexists(target):
+            old.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
