@@ -105,7 +105,7 @@ def compare(source: Path, task: Task, count: int, ways: Sequence[Way]) -> Iterat
         for number, way in enumerate(ways):
             path = export_bundle(str(source), task, Path(room, str(number)), settings=way.export).path
             bundle = Bundle.open(path)
-            found = asdict(compare_texts(model, open_packed_engine(bundle, way.engine), bundle, texts))
+            found = asdict(compare_texts(model, None, open_packed_engine(bundle, way.engine), bundle, texts))
             del found["differing"]
             with LocalClient(path, engine=way.engine) as client:
                 right = sum(predict(client, text) == truth for text, truth in zip(texts, truths, strict=True))

@@ -168,7 +168,7 @@ def validate_command(
         provider=provider,
         spin_between_runs=False,
     )
-    own = read_texts(texts, opened.manifest.task) if texts is not None else []
+    own = read_texts(texts, opened.manifest.task) if texts is not None else {}
     with stop_on_signals() as check, TerminalProgress(check) as progress:
         result = validate_bundle(
             opened, reference, revision=revision, engine=settings, texts=own, seed=seed, progress=progress
@@ -225,7 +225,10 @@ def _print_texts(compared: TextParity) -> None:
         + f", largest score difference {compared.largest_score_difference:.2e}"
     )
     if compared.differing:
-        click.echo("differing texts: " + ", ".join(str(number) for number in compared.differing))
+        click.echo(f"lines that differ: {', '.join(map(str, compared.differing))}")
+    if compared.tokenized_otherwise:
+        lines = ", ".join(map(str, compared.tokenized_otherwise))
+        click.echo(f"lines that the checkpoint's own tokenizer reads otherwise: {lines}")
 
 
 def quiet_libraries() -> None:

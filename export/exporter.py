@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,7 +40,7 @@ from .progress import Progress
 from .quantization import quantize_models
 from .rounding import drawn_calibration
 from .settings import ExportSettings
-from .text_parity import TextParity, compare_texts
+from .text_parity import TextParity, Texts, compare_texts
 from .weights import save_models
 
 __all__ = [
@@ -145,7 +144,7 @@ def validate_bundle(
     *,
     revision: str | None = None,
     engine: EngineSettings | None = None,
-    texts: Sequence[dict[str, str]] = (),
+    texts: Texts = (),
     seed: int = 1,
     progress: Progress | None = None,
 ) -> ValidationResult:
@@ -156,7 +155,7 @@ def validate_bundle(
         reference: hub id or local directory of the checkpoint that it was exported from.
         revision: of a hub repository; None: the revision that the manifest names.
         engine: what runs the bundle, and how; by default ONNX Runtime on the CPU.
-        texts: the user's own texts to compare predictions on (see `text_parity.read_texts`).
+        texts: the user's own texts to compare predictions on (see `text_parity.compare_texts`).
         seed: of the random inputs; the export itself used 0.
         progress: is told of the stages.
 
@@ -181,7 +180,9 @@ def validate_bundle(
     compared = None
     if texts:
         packed = open_packed_engine(bundle, chosen)
-        compared = compare_texts(checkpoint.model, packed, bundle, texts, progress=report)
+        compared = compare_texts(
+            checkpoint.model, checkpoint.tokenizer, packed, bundle, texts, progress=report
+        )
     return ValidationResult(parity=parity, texts=compared)
 
 

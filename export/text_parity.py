@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.engine import Engine, encode
@@ -21,14 +21,16 @@ from longserve.serving.runtime.pipeline import (
     make_pipeline,
     run,
 )
+from longserve.serving.runtime.tokenization import Tokenizer
 
 from .errors import ExportError
 from .kept_memory import kept_memory
 from .parity import reference_outputs
 from .progress import Progress
 
-__all__ = ["TextParity", "compare_texts", "read_texts", "span_f1"]
+__all__ = ["TextParity", "Texts", "compare_texts", "read_texts", "span_f1"]
 
+Texts = Mapping[int, Mapping[str, str]] | Sequence[Mapping[str, str]]
 Encoder = Callable[[Sequence[EncoderSequence]], Sequence[EncoderOutput]]
 
 
@@ -41,7 +43,10 @@ class TextParity:
         same: how many predictions are equal: the label, or the answer's exact span.
         f1: mean overlap of the answers' characters, 1 where all spans are equal (question answering only).
         largest_score_difference: largest difference of the winning prediction's score.
-        differing: line numbers of the predictions that differ, from 1.
+        differing: numbers of the texts whose predictions differ.
+        tokenized_otherwise: numbers of the texts that the checkpoint's own tokenizer reads otherwise. Such
+            are texts that spell out a special token of the model's structure, like `</s>`: to a bundle that
+            is plain text.
     """
 
     texts: int
@@ -49,18 +54,22 @@ class TextParity:
     f1: float | None
     largest_score_difference: float
     differing: tuple[int, ...]
+    tokenized_otherwise: tuple[int, ...]
 
 
-def read_texts(path: Path, task: Task) -> list[dict[str, str]]:
+def read_texts(path: Path, task: Task) -> dict[int, dict[str, str]]:
     """Read texts, one JSON object per line: `{"text": …}`, or `{"question": …, "context": …}`.
+
+    Returns:
+        Their fields by the number of the line, from 1.
 
     Raises:
         ExportError: not UTF-8 or JSON, a field is missing, or there is no line; the line is named.
     """
     fields = ("text",) if task is Task.TEXT_CLASSIFICATION else ("question", "context")
-    texts = []
+    texts = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a JSON string may hold other line ends
     except (OSError, UnicodeDecodeError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -73,7 +82,7 @@ def read_texts(path: Path, task: Task) -> list[dict[str, str]]:
         if not isinstance(entry, dict) or any(not isinstance(entry.get(name), str) for name in fields):
             wanted = ", ".join(f'"{name}"' for name in fields)
             raise ExportError(f"line {number} of {path} has no text under {wanted}; {task.value} needs it")
-        texts.append({name: entry[name] for name in fields})
+        texts[number] = {name: entry[name] for name in fields}
     if not texts:
         raise ExportError(f"{path} holds no text")
     return texts
@@ -82,9 +91,10 @@ def read_texts(path: Path, task: Task) -> list[dict[str, str]]:
 @kept_memory()
 def compare_texts(
     model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
     engine: Engine,
     bundle: Bundle,
-    texts: Sequence[dict[str, str]],
+    texts: Texts,
     *,
     progress: Progress | None = None,
 ) -> TextParity:
@@ -92,13 +102,17 @@ def compare_texts(
 
     Args:
         model: the stock model.
+        tokenizer: the checkpoint's; None: its texts are not compared.
         engine: the bundle's packed graph.
         bundle: the bundle, with a tokenizer.
-        texts: from `read_texts`.
+        texts: their fields, `text` or `question` and `context`, by the number that is theirs in the result; a
+            sequence is numbered from 1.
         progress: is told of every text.
     """
     manifest = bundle.manifest
     pipeline = make_pipeline(manifest, bundle.tokenizer_path)
+    own = Tokenizer(bundle.tokenizer_path, manifest)
+    numbered = texts if isinstance(texts, Mapping) else dict(enumerate(texts, 1))
 
     def by_engine(sequences: Sequence[EncoderSequence]) -> Sequence[EncoderOutput]:
         return encode(engine, sequences, manifest)
@@ -108,12 +122,14 @@ def compare_texts(
 
     if progress is not None:
         progress.stage("compare texts", len(texts))
-    same, overlaps, differences, differing = 0, [], [0.0], []
-    for number, text in enumerate(texts, 1):
+    same, overlaps, differences, differing, otherwise = 0, [], [0.0], [], []
+    for number, text in numbered.items():
         try:
             expected, found = (_predict(pipeline, text, by) for by in (by_model, by_engine))
         except InvalidInput as error:
             raise ExportError(f"text {number}: {error}") from error
+        if tokenizer is not None and not _tokenized_alike(own, tokenizer, text):
+            otherwise.append(number)
         equal = expected.identity == found.identity
         same += equal
         overlaps.append(span_f1(expected.span, found.span))
@@ -129,6 +145,14 @@ def compare_texts(
         f1=sum(overlaps) / len(overlaps) if manifest.task is Task.QUESTION_ANSWERING else None,
         largest_score_difference=max(differences),
         differing=tuple(differing),
+        tokenized_otherwise=tuple(otherwise),
+    )
+
+
+def _tokenized_alike(own: Tokenizer, stock: PreTrainedTokenizerBase, fields: Mapping[str, str]) -> bool:
+    return all(
+        own.ids(text, name).tolist() == stock(text, add_special_tokens=False, verbose=False)["input_ids"]
+        for name, text in fields.items()
     )
 
 
@@ -149,7 +173,7 @@ class _Prediction:
 
 
 def _predict(
-    pipeline: ClassificationPipeline | QuestionAnsweringPipeline, text: dict[str, str], encoder: Encoder
+    pipeline: ClassificationPipeline | QuestionAnsweringPipeline, text: Mapping[str, str], encoder: Encoder
 ) -> _Prediction:
     if isinstance(pipeline, ClassificationPipeline):
         prepared = pipeline.prepare(text["text"], ClassificationOptions())

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from checkpoints import make_checkpoint
+from click.testing import CliRunner
 
 from longserve.export import ExportError, validate_bundle
 from longserve.export.text_parity import read_texts, span_f1
+from longserve.serving.command import cli
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.errors import BundleNotFound
 from longserve.serving.runtime.manifest import Task
@@ -36,6 +38,22 @@ def test_validate_compares_answers(qa_bundle: Path, qa_checkpoint: Path) -> None
     result = validate_bundle(Bundle.open(qa_bundle), str(qa_checkpoint), texts=texts)
     assert result.texts is not None
     assert (result.texts.same, result.texts.f1) == (1, 1.0)
+    assert result.texts.tokenized_otherwise == ()
+
+
+def test_texts_that_the_checkpoints_tokenizer_reads_otherwise_are_named(
+    classification_bundle: Path, classification_checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "texts.jsonl"
+    lines = ["the quick fox", "", "one\u2028line\u0085", "the </s> fox", ""]
+    path.write_text(
+        "\n".join(json.dumps({"text": line}, ensure_ascii=False) if line else "" for line in lines)
+    )
+    command = ["validate", str(classification_bundle), "--reference", str(classification_checkpoint)]
+    result = CliRunner().invoke(cli, [*command, "--texts", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "texts: 3 of 3 predictions equal" in result.output
+    assert "lines that the checkpoint's own tokenizer reads otherwise: 4\n" in result.output
 
 
 def test_validate_refuses_another_checkpoint(qa_bundle: Path, tmp_path: Path) -> None:
