@@ -53,7 +53,8 @@ class OpenVinoEngine:
             self._request = self._compiled.create_infer_request()
             used = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         except _ERRORS as error:
-            raise EngineError(f"openvino cannot load {model}: {_reason(error)}") from error
+            remedy = "; copy the bundle's files, links followed" if "outside the base" in str(error) else ""
+            raise EngineError(f"openvino cannot load {model}: {_reason(error)}{remedy}") from error
         if used != _PRECISIONS[self._precision]:
             raise EngineError(
                 f"openvino was told to compute {model} in {self._precision.value} but chose {used}; "

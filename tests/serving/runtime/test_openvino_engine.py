@@ -155,6 +155,15 @@ def test_a_file_that_is_no_graph_is_named(gather: Path, tmp_path: Path, content:
         OpenVinoEngine(path)
 
 
+def test_weights_behind_a_link_to_elsewhere_are_refused_with_a_remedy(
+    qa_bundle: Path, tmp_path: Path
+) -> None:
+    for file in qa_bundle.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    with pytest.raises(EngineError, match=r"model\.onnx\.data.*; copy the bundle's files, links followed"):
+        OpenVinoEngine(tmp_path / "model.packed.onnx")
+
+
 def test_a_graph_without_its_weights_is_named(qa_bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.packed.onnx"
     shutil.copy(qa_bundle / "model.packed.onnx", path)
