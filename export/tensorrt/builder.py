@@ -41,6 +41,7 @@ from .parsing import CollectingLog, parse_network
 __all__ = ["BuildSettings", "BuiltEngine", "build_engine"]
 
 _PLAN = "model.plan"
+_FIRST_DEFAULT_TARGET = 8.0
 _QUESTION_TOKENS = 64
 """Global tokens per sequence that an engine takes unless told otherwise, where a question is global."""
 
@@ -62,7 +63,7 @@ class BuildSettings:
         workspace: most bytes of scratch memory of a kernel; None: all of the GPU's.
         timing_cache: file that the times of kernels are read from and kept in, so that the next build is
             faster (TensorRT).
-        targets: compute capabilities to build for, e.g. `8.9` (TensorRT-RTX); empty: all that it supports.
+        targets: compute capabilities to build for, e.g. `8.9` (TensorRT-RTX); empty: see `default_targets`.
         allow_tf32: let float32 products be computed in TF32.
         optimization_level: 0 to 5, how long to look for fast kernels; None: the library's 3.
     """
@@ -164,8 +165,8 @@ def build_engine(
         validation=None,
     )
     if kind is TensorRtLibrary.TENSORRT_RTX and not chosen.targets:
-        # what is built without targets is built for all of them: the GPU here is only where it was tried
-        record = replace(record, targets=supported_targets(library))
+        # the GPU here is only where it was tried
+        record = replace(record, targets=default_targets(library))
     return _write(target, plan, record, bundle, library, validator, log)
 
 
@@ -173,6 +174,15 @@ def supported_targets(library: Any) -> tuple[str, ...]:
     """Return the compute capabilities that TensorRT-RTX can build for, e.g. `8.9`."""
     names = [name for name in library.ComputeCapability.__members__ if name.startswith("SM")]
     return tuple(f"{name[2:-1]}.{name[-1]}" for name in names)
+
+
+def default_targets(library: Any) -> tuple[str, ...]:
+    """Return the compute capabilities that TensorRT-RTX builds for unless told otherwise.
+
+    8.0 and what came later; Turing (7.5) is left out unless it is asked for (TensorRT-RTX documentation,
+    "CPU-Only AOT and TensorRT-RTX Engines").
+    """
+    return tuple(target for target in supported_targets(library) if float(target) >= _FIRST_DEFAULT_TARGET)
 
 
 def _check_fits(manifest: Manifest, kind: TensorRtLibrary, gpu: Gpu | None, settings: BuildSettings) -> None:

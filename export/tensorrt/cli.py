@@ -66,7 +66,8 @@ _MIB = 1 << 20
     "targets",
     multiple=True,
     metavar="CAPABILITY",
-    help="Compute capability to build for, such as 8.9 (tensorrt_rtx); may be repeated.  [all]",
+    help="Compute capability to build for, such as 8.9 (tensorrt_rtx); may be repeated.  "
+    "[all from 8.0 on; 7.5 only if given]",
 )
 @click.option(
     "--optimization-level", type=click.IntRange(0, 5), help="How long to look for fast kernels.  [3]"

@@ -27,7 +27,7 @@ from longserve.serving.runtime.engine_settings import Arrays
 from longserve.serving.runtime.errors import IncompatibleEngine
 from longserve.serving.runtime.manifest import Layout, Precision
 from longserve.serving.runtime.profiles import parse_profile
-from longserve.serving.runtime.tensorrt_record import EngineRecord, TensorRtLibrary
+from longserve.serving.runtime.tensorrt_record import EngineRecord, Gpu, TensorRtLibrary
 
 RTX = TensorRtLibrary.TENSORRT_RTX
 ONE_TARGET = BuildSettings(targets=("8.9",))
@@ -69,6 +69,17 @@ def test_both_tasks_build_with_three_profiles(
     each = 64 if fixture == "qa_bundle" else 1
     assert record.global_capacity == (each if layout is Layout.PADDED else 8 * each)
     assert sorted(path.name for path in built.path.parent.iterdir()) == ["engine"]
+
+
+@pytest.mark.tensorrt
+def test_without_targets_it_is_for_every_gpu_but_turing(tmp_path: Path, rtx: Any, qa: Bundle) -> None:
+    settings = BuildSettings(profiles=(parse_profile("batch=1:1:2,tokens=1:64:128", Layout.PACKED),))
+    built = build_engine(qa, tmp_path / "engine", RTX, library=rtx, gpu=None, settings=settings)
+    assert {"8.0", "8.6", "8.9", "12.0"} <= set(built.record.targets)
+    ampere, turing = Gpu(name="A10", compute_capability="8.6"), Gpu(name="T4", compute_capability="7.5")
+    built.record.check_here(RTX, rtx.__version__, ampere)
+    with pytest.raises(IncompatibleEngine, match=r"built for compute capability 8\.0, .*T4"):
+        built.record.check_here(RTX, rtx.__version__, turing)
 
 
 @pytest.mark.tensorrt
@@ -296,7 +307,7 @@ class TestTensorRt:
 
     def test_an_engine_for_other_gpus_is_not_validated_here(self, tmp_path: Path, qa: Bundle) -> None:
         library = _Library()
-        library.ComputeCapability = SimpleNamespace(__members__={"NONE": 0, "SM86": 1, "SM120": 2})
+        library.ComputeCapability = SimpleNamespace(__members__={"NONE": 0, "SM75": 1, "SM86": 2, "SM120": 3})
 
         def never(*_: Any) -> Any:
             raise AssertionError
