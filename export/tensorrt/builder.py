@@ -311,7 +311,8 @@ def _read_timing_cache(config: Any, path: Path | None) -> Any:
     cache = config.create_timing_cache(known)
     if not config.set_timing_cache(cache, False):
         raise EngineBuildError(
-            f"the timing cache {path} is another GPU's or version's; give another file, or remove it"
+            f"TensorRT does not take the timing cache {path}, which may be another GPU's; give another file, "
+            "or remove it"
         )
     return cache
 

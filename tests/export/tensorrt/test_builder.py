@@ -256,9 +256,9 @@ class TestTensorRt:
         )
         assert library.flags == [2]
 
-    def test_a_timing_cache_of_another_gpu_is_an_error(self, tmp_path: Path, qa: Bundle) -> None:
+    def test_a_timing_cache_that_is_not_taken_is_an_error(self, tmp_path: Path, qa: Bundle) -> None:
         settings = BuildSettings(timing_cache=tmp_path / "times")
-        with pytest.raises(EngineBuildError, match="times is another GPU's or version's"):
+        with pytest.raises(EngineBuildError, match=r"does not take the timing cache .*/times, "):
             build_engine(
                 qa,
                 tmp_path / "e",
