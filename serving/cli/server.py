@@ -15,6 +15,7 @@ import click
 
 from ..repository.options import OPENVINO_BACKEND, Backend, RepositoryOptions, parse_backend
 from ..runtime.engine_settings import EngineName
+from ..runtime.manifest import Layout
 from ..signals import raise_on_signals
 from .engines import engine_options, with_engine
 from .gpu import chosen_gpu, gpu_options
@@ -137,6 +138,12 @@ def repo_command(
     options = with_engine(options, bundle, engine, inference_precision)
     built = build_repository(bundle, name, output, options)
     click.echo(str(built.encoder))
+    for profile in built.unreached:
+        click.echo(
+            f"no batch reaches the engine's profile {profile.described(Layout.PACKED)}, so it is not used; "
+            "give a larger --max-batch-size to use it",
+            err=True,
+        )
     if built.text is None:
         click.echo(f"{bundle} has no tokenizer, so there is no text model, only the encoder", err=True)
     else:

@@ -14,6 +14,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.engine_settings import has_cpu_kernels
 from ..runtime.errors import RepositoryError
 from ..runtime.manifest import MANIFEST_NAME, Layout, Manifest
+from ..runtime.profiles import OptimizationProfile
 from ..runtime.tensorrt_record import RECORD_NAME, EngineRecord
 from .config import (
     SCHEMA_PARAMETER,
@@ -23,6 +24,7 @@ from .config import (
     render_config,
     text_config,
 )
+from .gpu_config import unreached_profiles
 from .options import Backend, RepositoryOptions, check_name
 from .warmup import WarmupSample, profile_samples, warmup_samples
 
@@ -48,10 +50,17 @@ _VERSION = "1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltModels:
-    """The directories that `build_repository` wrote; `text` is None for a bundle without tokenizer."""
+    """What `build_repository` wrote.
+
+    Attributes:
+        encoder: the encoder's directory.
+        text: the text model's; None for a bundle without tokenizer.
+        unreached: profiles of the engine that no batch reaches: they have neither context nor warm-up.
+    """
 
     encoder: Path
     text: Path | None
+    unreached: tuple[OptimizationProfile, ...] = ()
 
 
 def build_repository(
@@ -85,6 +94,7 @@ def build_repository(
             f"{source.path} is in {source.manifest.precision.value}, for which {chosen.engine.value} has no "
             "kernels on CPUs; choose --engine openvino, or export with another --precision"
         )
+    record = None if chosen.plan is None else EngineRecord.read(chosen.plan)
     root = Path(output)
     targets = [root / encoder_name(name)]
     if source.manifest.has_tokenizer:
@@ -95,7 +105,7 @@ def build_repository(
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as staging:
             staged = Path(staging)
-            _write_encoder(source, name, staged / targets[0].name, chosen)
+            _write_encoder(source, name, staged / targets[0].name, chosen, record)
             if source.manifest.has_tokenizer:
                 _write_text_model(source, name, staged / name, chosen)
             for target in targets:
@@ -105,7 +115,12 @@ def build_repository(
             f"cannot write {error.filename or root}: {error.strerror or error}; "
             "make room, or choose another directory"
         ) from error
-    return BuiltModels(encoder=targets[0], text=targets[1] if len(targets) > 1 else None)
+    profiles = () if record is None else record.profiles
+    return BuiltModels(
+        encoder=targets[0],
+        text=targets[1] if len(targets) > 1 else None,
+        unreached=unreached_profiles(profiles, source.manifest, chosen.max_batch_size),
+    )
 
 
 def encoder_files(manifest: Manifest) -> list[str]:
@@ -117,8 +132,9 @@ def encoder_files(manifest: Manifest) -> list[str]:
     return [manifest.graph(Layout.PACKED).file, *data]
 
 
-def _write_encoder(bundle: Bundle, name: str, target: Path, options: RepositoryOptions) -> None:
-    record = None if options.plan is None else EngineRecord.read(options.plan)
+def _write_encoder(
+    bundle: Bundle, name: str, target: Path, options: RepositoryOptions, record: EngineRecord | None
+) -> None:
     samples = (
         warmup_samples(bundle.manifest)
         if record is None

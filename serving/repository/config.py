@@ -104,7 +104,7 @@ def encoder_config(
     else:
         _pack_in_triton(config, manifest)
         if record is not None:
-            use_plan(config, record)
+            use_plan(config, manifest, record)
         else:
             _use_onnxruntime(config, manifest, options, name)
     _describe(config, manifest, options, fingerprint)

@@ -7,7 +7,7 @@ written down in docs/gpu.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tritonclient.grpc import model_config_pb2 as triton
@@ -16,11 +16,18 @@ from ..runtime.errors import RepositoryError
 from ..runtime.gpu_providers import cuda_options, profile_options
 from ..runtime.gpu_settings import Arena
 from ..runtime.manifest import GlobalAttention, Layout, Manifest
-from ..runtime.profiles import default_profiles
+from ..runtime.profiles import OptimizationProfile, default_profiles
 from ..runtime.tensorrt_record import EngineRecord
 from .gpu_placement import Accelerator, GpuPlacement
 
-__all__ = ["check_engine_fits", "onnxruntime_parameters", "place_on_gpus", "python_parameters", "use_plan"]
+__all__ = [
+    "check_engine_fits",
+    "onnxruntime_parameters",
+    "place_on_gpus",
+    "python_parameters",
+    "unreached_profiles",
+    "use_plan",
+]
 
 RATE_LIMITED = "longserve_gpu"
 """The resource that a run takes where the rate limiter is to count runs."""
@@ -108,11 +115,21 @@ def python_parameters(placement: GpuPlacement) -> dict[str, str]:
     return parameters
 
 
-def use_plan(config: Any, record: EngineRecord) -> None:
-    """Have Triton's TensorRT backend load the plan, with an execution context for each of its profiles."""
+def use_plan(config: Any, manifest: Manifest, record: EngineRecord) -> None:
+    """Have Triton's TensorRT backend load the plan, with an execution context for each profile in use."""
     config.default_model_filename = record.plan.name
+    unreached = unreached_profiles(record.profiles, manifest, config.max_batch_size)
+    used = [str(i) for i, profile in enumerate(record.profiles) if profile not in unreached]
     for group in config.instance_group:
-        group.profile.extend(str(index) for index in range(len(record.profiles)))
+        group.profile.extend(used)
+
+
+def unreached_profiles(
+    profiles: Sequence[OptimizationProfile], manifest: Manifest, max_batch_size: int
+) -> tuple[OptimizationProfile, ...]:
+    """Return the profiles whose runs are longer than any batch can be."""
+    most = max_batch_size * manifest.max_length
+    return tuple(profile for profile in profiles if profile.tokens.minimum > most)
 
 
 def check_engine_fits(

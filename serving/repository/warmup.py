@@ -61,23 +61,34 @@ def warmup_samples(manifest: Manifest) -> tuple[WarmupSample, ...]:
 def profile_samples(
     manifest: Manifest, profiles: Sequence[OptimizationProfile], max_batch_size: int
 ) -> tuple[WarmupSample, ...]:
-    """Return a sample for each profile of a packed TensorRT engine: a run of about its best size.
+    """Return a sample for each profile of packed runs that a batch can reach: a run of about its best size.
 
     Args:
         manifest: the bundle's.
-        profiles: the engine's.
+        profiles: TensorRT's.
         max_batch_size: most requests of a run.
     """
     samples = []
     for index, profile in enumerate(profiles):
-        requests = min(max_batch_size, -(-profile.tokens.optimum // manifest.max_length))
-        length = min(manifest.max_length, profile.tokens.optimum // requests)
-        # a run below the profile's least would warm another one
-        length = max(length, -(-profile.tokens.minimum // requests))
-        samples.append(
-            WarmupSample(name=f"profile{index}", requests=requests, tensors=_tensors(manifest, length))
-        )
+        run = _run_in(profile, manifest.max_length, max_batch_size)
+        if run is not None:
+            requests, length = run
+            samples.append(
+                WarmupSample(name=f"profile{index}", requests=requests, tensors=_tensors(manifest, length))
+            )
     return tuple(samples)
+
+
+def _run_in(profile: OptimizationProfile, max_length: int, max_batch_size: int) -> tuple[int, int] | None:
+    """Requests and the tokens of each, all alike, of a run in a profile; None: there is no such run."""
+    best = min(profile.tokens.optimum, max_batch_size * max_length)
+    fewest = max(profile.sequences.minimum, -(-best // max_length))
+    for requests in range(fewest, min(max_batch_size, profile.sequences.maximum) + 1):
+        # a run below the profile's least would warm another one
+        length = max(best // requests, -(-profile.tokens.minimum // requests))
+        if length <= max_length and profile.tokens.holds(requests * length):
+            return requests, length
+    return None
 
 
 def _tensors(manifest: Manifest, length: int) -> dict[str, npt.NDArray[np.int64]]:

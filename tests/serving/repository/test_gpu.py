@@ -293,6 +293,50 @@ class TestWarmup:
             ends = np.cumsum([length] * sample.requests, dtype=np.int32)
             assert record.check_run({**feeds, "sequence_ends": ends}) == index
 
+    @pytest.mark.parametrize(
+        ("max_batch_size", "texts", "runs"),
+        [
+            (1, None, {"profile0": (1, 128), "profile1": (1, 1024)}),
+            (2, None, {"profile0": (1, 128), "profile1": (1, 1024), "profile2": (2, 1024)}),
+            (
+                2,
+                ("batch=1:1:4,tokens=1:1024:2048", "batch=1:1:4,tokens=2049:3000:4096"),
+                {"profile0": (1, 1024)},
+            ),
+            (
+                4,
+                ("batch=1:1:4,tokens=1:9:1026", "batch=1:1:4,tokens=1027:1027:1029"),
+                {"profile0": (1, 9), "profile1": (2, 514)},
+            ),
+            (4, ("batch=3:3:4,tokens=1:9:1024",), {"profile0": (3, 3)}),
+        ],
+    )
+    def test_a_profile_that_no_batch_reaches_is_left_out(
+        self, max_batch_size: int, texts: tuple[str, ...] | None, runs: dict[str, tuple[int, int]]
+    ) -> None:
+        manifest = make_manifest()
+        profiles = default_profiles(Layout.PACKED, 1024, sequences=8)
+        if texts is not None:
+            profiles = tuple(parse_profile(text, Layout.PACKED) for text in texts)
+        samples = profile_samples(manifest, profiles, max_batch_size)
+        assert {s.name: (s.requests, s.tensors["input_ids"].size) for s in samples} == runs
+
+    def test_its_context_is_left_out_too_and_the_command_says_so(
+        self, make_bundle: MakeBundle, tmp_path: Path
+    ) -> None:
+        path = make_bundle()
+        plan = write_plan(tmp_path / "engine", Bundle.open(path))
+        given = [str(path), "--name", "name", "-o", str(tmp_path / "r"), "--max-batch-size", "1"]
+        result = CliRunner().invoke(repo_command, [*given, "--backend", "tensorrt", "--plan", str(plan)])
+        assert result.exit_code == 0, result.output
+        assert "no batch reaches the engine's profile batch=1:1:4,tokens=1025:2048:4096" in result.stderr
+        text = (tmp_path / "r" / "name_encoder" / "config.pbtxt").read_text(encoding="utf-8")
+        config = configuration.parse_config(text, "test")
+        assert list(config.instance_group[0].profile) == ["0", "1"]
+        assert [sample.name for sample in config.model_warmup] == ["profile0", "profile1"]
+        found = lint_repository(tmp_path / "r", server=Target.CONTAINER, cores=8)
+        assert [finding for finding in found if finding.rule == "bad-warmup"] == []
+
 
 class TestOptions:
     @pytest.mark.parametrize(
