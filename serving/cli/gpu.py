@@ -46,6 +46,12 @@ def gpu_options(command: _Command) -> _Command:
             metavar="RANGES",
             help="With --accelerator tensorrt: batch=MIN:OPT:MAX,tokens=MIN:OPT:MAX; may be repeated.",
         ),
+        click.option(
+            "--gpu-workspace",
+            type=click.IntRange(1),
+            metavar="MIB",
+            help="With --accelerator tensorrt: most scratch memory while it builds an engine.  [all]",
+        ),
         click.option("--allow-tf32", is_flag=True, help="Let products of float32 be rounded to TF32."),
         click.option(
             "--gpu-arena",
@@ -108,6 +114,7 @@ def chosen_gpu(given: dict[str, Any]) -> dict[str, Any]:
         arena=Arena(given["gpu_arena"]),
         allow_tf32=given["allow_tf32"],
         profiles=tuple(parse_profile(text, Layout.PACKED) for text in given["gpu_profiles"]),
+        workspace=None if given["gpu_workspace"] is None else given["gpu_workspace"] * _MIB,
         cache=given["gpu_cache"],
         rate_limited=given["rate_limited"],
     )

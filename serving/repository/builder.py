@@ -24,7 +24,7 @@ from .config import (
     render_config,
     text_config,
 )
-from .gpu_config import unreached_profiles
+from .gpu_config import largest_run, unreached_profiles
 from .options import Backend, RepositoryOptions, check_name
 from .warmup import WarmupSample, profile_samples, warmup_samples
 
@@ -119,7 +119,7 @@ def build_repository(
     return BuiltModels(
         encoder=targets[0],
         text=targets[1] if len(targets) > 1 else None,
-        unreached=unreached_profiles(profiles, source.manifest, chosen.max_batch_size),
+        unreached=unreached_profiles(profiles, largest_run(source.manifest, chosen)),
     )
 
 

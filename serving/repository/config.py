@@ -17,7 +17,15 @@ from ..runtime.engine_settings import EngineName
 from ..runtime.errors import RepositoryError
 from ..runtime.manifest import Layout, Manifest, Task
 from ..runtime.tensorrt_record import EngineRecord
-from .gpu_config import check_engine_fits, onnxruntime_parameters, place_on_gpus, python_parameters, use_plan
+from .gpu_config import (
+    check_engine_fits,
+    default_run,
+    largest_run,
+    onnxruntime_parameters,
+    place_on_gpus,
+    python_parameters,
+    use_plan,
+)
 from .options import Backend, RepositoryOptions
 from .warmup import INPUT_IDS, WarmupSample
 
@@ -104,7 +112,7 @@ def encoder_config(
     else:
         _pack_in_triton(config, manifest)
         if record is not None:
-            use_plan(config, manifest, record)
+            use_plan(config, record, largest_run(manifest, options))
         else:
             _use_onnxruntime(config, manifest, options, name)
     _describe(config, manifest, options, fingerprint)
@@ -185,7 +193,7 @@ def _base(name: str, backend: Backend, options: RepositoryOptions) -> Any:
 def _use_python(
     config: Any, manifest: Manifest, options: RepositoryOptions, record: EngineRecord | None
 ) -> None:
-    largest = max(8192, 2 * manifest.max_length) if record is None else record.largest_run
+    largest = default_run(manifest) if record is None else record.largest_run
     tokens = options.max_tokens_per_run or largest
     if record is not None and tokens > largest:
         raise RepositoryError(
@@ -206,7 +214,7 @@ def _use_python(
         },
     )
     if options.gpu is not None:
-        _set_parameters(config, python_parameters(options.gpu))
+        _set_parameters(config, python_parameters(manifest, options))
 
 
 def _pack_in_triton(config: Any, manifest: Manifest) -> None:
@@ -233,7 +241,7 @@ def _pack_in_triton(config: Any, manifest: Manifest) -> None:
 def _use_onnxruntime(config: Any, manifest: Manifest, options: RepositoryOptions, name: str) -> None:
     config.default_model_filename = manifest.graph(Layout.PACKED).file
     if options.gpu is not None:
-        _set_parameters(config, onnxruntime_parameters(config, manifest, options.gpu, encoder_name(name)))
+        _set_parameters(config, onnxruntime_parameters(config, manifest, options, encoder_name(name)))
     if options.engine is EngineName.OPENVINO:
         config.optimization.execution_accelerators.cpu_execution_accelerator.add(name="openvino")
     threads = _threads(options)

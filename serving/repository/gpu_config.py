@@ -8,6 +8,7 @@ written down in docs/gpu.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tritonclient.grpc import model_config_pb2 as triton
@@ -16,15 +17,19 @@ from ..runtime.errors import RepositoryError
 from ..runtime.gpu_providers import cuda_options, profile_options
 from ..runtime.gpu_settings import Arena
 from ..runtime.manifest import GlobalAttention, Layout, Manifest
-from ..runtime.profiles import OptimizationProfile, default_profiles
+from ..runtime.profiles import OptimizationProfile, SizeRange, default_profiles
 from ..runtime.tensorrt_record import EngineRecord
 from .gpu_placement import Accelerator, GpuPlacement
+from .options import Backend, RepositoryOptions
 
 __all__ = [
     "check_engine_fits",
+    "default_run",
+    "largest_run",
     "onnxruntime_parameters",
     "place_on_gpus",
     "python_parameters",
+    "tensorrt_profiles",
     "unreached_profiles",
     "use_plan",
 ]
@@ -48,25 +53,27 @@ def place_on_gpus(config: Any, placement: GpuPlacement, instances: int) -> None:
 
 
 def onnxruntime_parameters(
-    config: Any, manifest: Manifest, placement: GpuPlacement, name: str
+    config: Any, manifest: Manifest, options: RepositoryOptions, name: str
 ) -> Mapping[str, str]:
     """Add the accelerators of Triton's ONNX Runtime backend; return the parameters that go with them.
 
     Args:
         config: the encoder's `ModelConfig`.
         manifest: the bundle's.
-        placement: see `GpuPlacement`.
+        options: see `RepositoryOptions`; they place the encoder on a GPU.
         name: the encoder's, which tells its engines from others' in the cache.
 
     Raises:
         RepositoryError: the profiles do not hold every batch that Triton may put together.
     """
+    placement = options.gpu or GpuPlacement()
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
     if placement.accelerator is Accelerator.TENSORRT:
         accelerator = accelerators.add(name="tensorrt")
-        accelerator.parameters.update(_tensorrt_parameters(manifest, placement, config.max_batch_size, name))
-    options = cuda_options(placement.settings())
-    own = {key: value for key, value in options.items() if key not in _TOP_LEVEL | {"device_id"}}
+        profiles = tensorrt_profiles(manifest, options)
+        accelerator.parameters.update(_tensorrt_parameters(manifest, placement, profiles, name))
+    given = cuda_options(placement.settings())
+    own = {key: value for key, value in given.items() if key not in _TOP_LEVEL | {"device_id"}}
     accelerators.add(name="cuda").parameters.update(own)
     parameters = {
         "arena_extend_strategy": _ARENAS[placement.arena],
@@ -78,16 +85,44 @@ def onnxruntime_parameters(
     return parameters
 
 
+def largest_run(manifest: Manifest, options: RepositoryOptions) -> int:
+    """Return the most tokens of a run: a batch of the longest sequences, unless it is split."""
+    whole = options.max_batch_size * manifest.max_length
+    if options.backend is not Backend.PYTHON:
+        return whole
+    bound = options.max_tokens_per_run or (0 if options.plan is not None else default_run(manifest))
+    return min(whole, bound or whole)
+
+
+def default_run(manifest: Manifest) -> int:
+    """Return the most tokens of a run of a graph with the python backend, where nothing else is asked for."""
+    return max(8192, 2 * manifest.max_length)
+
+
+def tensorrt_profiles(manifest: Manifest, options: RepositoryOptions) -> tuple[OptimizationProfile, ...]:
+    """Return the profiles of the TensorRT accelerator, none for another: those given, or three.
+
+    Raises:
+        RepositoryError: those given do not hold every batch that Triton may put together.
+    """
+    placement, max_length = options.gpu, manifest.max_length
+    if placement is None or placement.accelerator is not Accelerator.TENSORRT:
+        return ()
+    if not placement.profiles:
+        longest = -(-largest_run(manifest, options) // max_length)
+        sequences = SizeRange(minimum=1, optimum=1, maximum=options.max_batch_size)
+        profiles = default_profiles(Layout.PACKED, max_length, sequences=longest)
+        return tuple(replace(profile, sequences=sequences) for profile in profiles)
+    most = max(profile.tokens.maximum for profile in placement.profiles)
+    at_once = min(profile.sequences.maximum for profile in placement.profiles)
+    _check_batches(options.max_batch_size, max_length, most, at_once, "the profiles take")
+    return placement.profiles
+
+
 def _tensorrt_parameters(
-    manifest: Manifest, placement: GpuPlacement, max_batch_size: int, name: str
+    manifest: Manifest, placement: GpuPlacement, profiles: Sequence[OptimizationProfile], name: str
 ) -> dict[str, str]:
     """The backend gives the accelerator its GPU only if it has a parameter; it always has its shapes."""
-    profiles = placement.profiles or default_profiles(
-        Layout.PACKED, manifest.max_length, sequences=max_batch_size
-    )
-    most = max(profile.tokens.maximum for profile in profiles)
-    sequences = min(profile.sequences.maximum for profile in profiles)
-    _check_batches(max_batch_size, manifest.max_length, most, sequences, "the profiles take")
     shapes = profile_options(profiles, manifest.graph(Layout.PACKED).inputs)
     parameters = {
         "trt_engine_cache_enable": "1",
@@ -102,8 +137,13 @@ def _tensorrt_parameters(
     return parameters
 
 
-def python_parameters(placement: GpuPlacement) -> dict[str, str]:
-    """Return what the Python model opens its engine with; Triton tells it which GPU is its own."""
+def python_parameters(manifest: Manifest, options: RepositoryOptions) -> dict[str, str]:
+    """Return what the Python model opens its engine with; Triton tells it which GPU is its own.
+
+    Raises:
+        RepositoryError: see `tensorrt_profiles`.
+    """
+    placement = options.gpu or GpuPlacement()
     parameters = {
         "provider": placement.accelerator.provider,
         "gpu_arena": placement.arena.value,
@@ -112,24 +152,28 @@ def python_parameters(placement: GpuPlacement) -> dict[str, str]:
     }
     if placement.memory_limit is not None:
         parameters["gpu_memory_limit"] = str(placement.memory_limit)
+    if placement.workspace is not None:
+        parameters["gpu_workspace"] = str(placement.workspace)
+    profiles = tensorrt_profiles(manifest, options)
+    if profiles:
+        parameters["gpu_profiles"] = ";".join(profile.described(Layout.PACKED) for profile in profiles)
     return parameters
 
 
-def use_plan(config: Any, manifest: Manifest, record: EngineRecord) -> None:
+def use_plan(config: Any, record: EngineRecord, most_tokens: int) -> None:
     """Have Triton's TensorRT backend load the plan, with an execution context for each profile in use."""
     config.default_model_filename = record.plan.name
-    unreached = unreached_profiles(record.profiles, manifest, config.max_batch_size)
+    unreached = unreached_profiles(record.profiles, most_tokens)
     used = [str(i) for i, profile in enumerate(record.profiles) if profile not in unreached]
     for group in config.instance_group:
         group.profile.extend(used)
 
 
 def unreached_profiles(
-    profiles: Sequence[OptimizationProfile], manifest: Manifest, max_batch_size: int
+    profiles: Sequence[OptimizationProfile], most_tokens: int
 ) -> tuple[OptimizationProfile, ...]:
-    """Return the profiles whose runs are longer than any batch can be."""
-    most = max_batch_size * manifest.max_length
-    return tuple(profile for profile in profiles if profile.tokens.minimum > most)
+    """Return the profiles that begin beyond the largest run."""
+    return tuple(profile for profile in profiles if profile.tokens.minimum > most_tokens)
 
 
 def check_engine_fits(

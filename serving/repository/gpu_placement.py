@@ -37,9 +37,8 @@ class GpuPlacement:
         memory_limit: most bytes of ONNX Runtime's arena of each instance; None: all that is free.
         arena: how that arena grows.
         allow_tf32: let float32 products be computed in TF32.
-        profiles: of the TensorRT accelerator; empty: three, up to as many of the longest sequences as a batch
-            has.
-        workspace: most bytes of scratch memory of the TensorRT accelerator; None: its own bound.
+        profiles: of the TensorRT accelerator; empty: three, up to the largest run that a batch can make.
+        workspace: most bytes of scratch memory while the TensorRT accelerator builds; None: its own bound.
         cache: directory, as the server sees it, in which the TensorRT accelerator keeps engines and timings.
         rate_limited: let each run take a unit of the resource `longserve_gpu`, so that a server with
             `--rate-limit=execution_count --rate-limit-resource=longserve_gpu:N` has at most N runs at a time
@@ -68,6 +67,11 @@ class GpuPlacement:
             raise RepositoryError(
                 "profiles are given, but the accelerator is cuda, which takes any shape; leave them out, or "
                 "choose the accelerator tensorrt"
+            )
+        if self.workspace is not None and self.accelerator is not Accelerator.TENSORRT:
+            raise RepositoryError(
+                f"workspace is {self.workspace}, but the accelerator is cuda, which builds no engine; leave "
+                "it out, or choose the accelerator tensorrt"
             )
 
     def settings(self) -> GpuSettings:

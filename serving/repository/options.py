@@ -23,6 +23,17 @@ _NO_OPENVINO_BACKEND = (
 )
 """Source: triton-inference-server/openvino_backend, src/openvino.cc (July 2026): `ValidateInputs` calls
 `ov::set_batch`, `SetInputTensors` wants inputs of equal size, and HINT_BF16 can only be YES."""
+_NO_OPTIONS = GpuPlacement()
+_ONNX_RUNTIMES = {
+    "accelerator": "--accelerator",
+    "memory_limit": "--gpu-memory",
+    "arena": "--gpu-arena",
+    "allow_tf32": "--allow-tf32",
+    "profiles": "--gpu-profile",
+    "workspace": "--gpu-workspace",
+    "cache": "--gpu-cache",
+}
+"""Fields of `GpuPlacement` that speak of ONNX Runtime, and the options that give them."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -133,6 +144,8 @@ class RepositoryOptions:
             )
         if runs_plan and self.gpu is None:
             object.__setattr__(self, "gpu", GpuPlacement())
+        if runs_plan and self.gpu is not None:
+            self._check_plan_runs_alone(self.gpu)
         if self.backend is not Backend.PYTHON and self.engine is EngineName.TENSORRT:
             raise RepositoryError(
                 "the engine is tensorrt, which runs in the python backend, and the backend "
@@ -143,6 +156,20 @@ class RepositoryOptions:
             raise RepositoryError(
                 "the engine is openvino, which runs on CPUs, and the device a GPU; choose another engine, or "
                 "leave --device out"
+            )
+
+    def _check_plan_runs_alone(self, gpu: GpuPlacement) -> None:
+        """A plan runs without ONNX Runtime, whose options would be left out."""
+        keeps_kernels = self.backend is Backend.PYTHON  # what TensorRT-RTX compiled
+        given = [
+            option
+            for field, option in _ONNX_RUNTIMES.items()
+            if getattr(gpu, field) != getattr(_NO_OPTIONS, field) and not (field == "cache" and keeps_kernels)
+        ]
+        if given:
+            raise RepositoryError(
+                f"{', '.join(given)} given, but the engine of --plan runs as it was built, without ONNX "
+                "Runtime; leave that out (`longserve tensorrt` has --profile, --workspace and --allow-tf32)"
             )
 
 

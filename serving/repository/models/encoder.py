@@ -32,6 +32,7 @@ from longserve_runtime.manifest import Layout, Manifest
 from longserve_runtime.metrics import EncoderMetrics
 from longserve_runtime.packing import EncoderOutput, EncoderSequence, check_sequence
 from longserve_runtime.pauses import PauseWatch
+from longserve_runtime.profiles import parse_profile
 from longserve_runtime.runs import plan_runs
 
 _SENDERS = 4
@@ -151,12 +152,15 @@ def _gpu(args: dict[str, str], parameters: dict[str, str], engine: EngineName) -
     """The settings of an instance on a GPU, whose number Triton gives; none for one on the CPU."""
     if args["model_instance_kind"] != "GPU":
         return {}
-    limit = parameters.get("gpu_memory_limit")
+    limit, workspace = parameters.get("gpu_memory_limit"), parameters.get("gpu_workspace")
+    profiles = [text for text in parameters.get("gpu_profiles", "").split(";") if text]
     settings = GpuSettings(
         device=int(args["model_instance_device_id"]),
         memory_limit=None if limit is None else int(limit),
         arena=Arena(parameters["gpu_arena"]),
         allow_tf32=parameters["allow_tf32"] == "true",
+        profiles=tuple(parse_profile(text, Layout.PACKED) for text in profiles),
+        workspace=None if workspace is None else int(workspace),
         cache=parameters["gpu_cache"],
     )
     if engine is EngineName.TENSORRT:

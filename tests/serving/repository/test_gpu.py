@@ -350,6 +350,23 @@ class TestOptions:
                 "--accelerator tensorrt",
             ),
             ({"engine": EngineName.OPENVINO, "gpu": GpuPlacement()}, "openvino, which runs on CPUs"),
+            *(
+                (
+                    {**plan, "plan": Path("engine"), "gpu": GpuPlacement(**given)},
+                    f"{option} given, but the engine",
+                )
+                for plan in ({"backend": Backend.TENSORRT}, {"engine": EngineName.TENSORRT})
+                for given, option in (
+                    ({"memory_limit": 1 << 30}, "--gpu-memory"),
+                    ({"allow_tf32": True}, "--allow-tf32"),
+                    ({"arena": Arena.POWER_OF_TWO}, "--gpu-arena"),
+                    ({"accelerator": Accelerator.TENSORRT, "workspace": 5}, "--accelerator, --gpu-workspace"),
+                )
+            ),
+            (
+                {"backend": Backend.TENSORRT, "plan": Path("engine"), "gpu": GpuPlacement(cache="/cache")},
+                "--gpu-cache given, but the engine",
+            ),
         ],
     )
     def test_what_does_not_go_together(self, choices: dict[str, Any], reason: str) -> None:
@@ -363,6 +380,7 @@ class TestOptions:
             ({"gpus": (-1,)}, "give each number"),
             ({"memory_limit": 0}, "memory_limit is 0"),
             ({"profiles": default_profiles(Layout.PACKED, 64)}, "the accelerator is cuda"),
+            ({"workspace": 5}, "the accelerator is cuda, which builds no engine"),
         ],
     )
     def test_placements_that_cannot_be(self, choices: dict[str, Any], reason: str) -> None:
@@ -385,7 +403,7 @@ class TestCommand:
         target = str(tmp_path / "repository")
         given = ["--backend", "onnxruntime", "--device", "gpu", "--gpu", "1", "--gpu-memory", "512"]
         given += ["--accelerator", "tensorrt", "--gpu-cache", "/cache", "--rate-limited", "--response-cache"]
-        given += ["--gpu-profile", "batch=1:1:16,tokens=1:4096:16384"]
+        given += ["--gpu-profile", "batch=1:1:16,tokens=1:4096:16384", "--gpu-workspace", "3"]
         result = self.run(str(make_bundle()), "--name", "name", "-o", target, *given)
         assert result.exit_code == 0, result.output
         text = (tmp_path / "repository" / "name_encoder" / "config.pbtxt").read_text(encoding="utf-8")
@@ -393,6 +411,7 @@ class TestCommand:
         assert parameters(config)["gpu_mem_limit"] == str(512 << 20)
         assert accelerators(config)["tensorrt"]["trt_profile_opt_shapes"].startswith("input_ids:4096,")
         assert accelerators(config)["tensorrt"]["trt_engine_cache_path"] == "/cache"
+        assert accelerators(config)["tensorrt"]["max_workspace_size_bytes"] == str(3 << 20)
         assert config.response_cache.enable and list(config.instance_group[0].gpus) == [1]
 
     def test_a_plan_means_a_gpu(self, make_bundle: MakeBundle, tmp_path: Path) -> None:

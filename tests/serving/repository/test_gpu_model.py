@@ -16,9 +16,11 @@ import pytest
 from longserve.serving import Bundle, EngineName
 from longserve.serving.repository import RepositoryOptions, build_repository
 from longserve.serving.repository import config as configuration
-from longserve.serving.repository.gpu_placement import GpuPlacement
-from longserve.serving.runtime.errors import EngineError
+from longserve.serving.repository.gpu_placement import Accelerator, GpuPlacement
+from longserve.serving.runtime.errors import EngineError, RepositoryError
 from longserve.serving.runtime.gpu_settings import Arena
+from longserve.serving.runtime.manifest import Layout
+from longserve.serving.runtime.profiles import parse_profile
 from longserve.serving.runtime.tensorrt_record import EngineRecord
 
 from .plans import parameters, write_plan
@@ -87,6 +89,32 @@ class TestPythonModel:
             "workspace": None,
             "cache": "/cache",
         }
+
+    @pytest.mark.parametrize("given", [True, False], ids=["given profiles", "default profiles"])
+    def test_profiles_and_workspace_reach_the_tensorrt_provider(
+        self, make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool
+    ) -> None:
+        """Without profiles the provider would build an engine at every new shape."""
+        texts = ["batch=1:1:16,tokens=1:128:1024", "batch=1:1:16,tokens=1025:4096:16384"]
+        profiles = tuple(parse_profile(text, Layout.PACKED) for text in texts if given)
+        gpu = GpuPlacement(accelerator=Accelerator.TENSORRT, profiles=profiles, workspace=1 << 20)
+        built = build_repository(make_bundle(), "name", tmp_path, RepositoryOptions(gpu=gpu))
+        self.engine = SimpleNamespace(runs_on="test")
+        self.initialized(built.encoder, monkeypatch)
+        (settings,) = self.opened
+        assert (settings.provider, settings.gpu.workspace) == ("TensorrtExecutionProvider", 1 << 20)
+        runs = ["batch=1:1:16,tokens=1:128:128", "batch=1:1:16,tokens=129:1024:1024"]
+        runs += ["batch=1:1:16,tokens=1025:4096:8192"]  # a run has at most 8192 tokens: the others are split
+        layout = sys.modules["longserve_runtime.manifest"].Layout.PACKED
+        assert [profile.described(layout) for profile in settings.gpu.profiles] == (texts if given else runs)
+
+    def test_profiles_that_a_batch_may_leave_are_refused(
+        self, make_bundle: MakeBundle, tmp_path: Path
+    ) -> None:
+        profiles = (parse_profile("batch=1:1:8,tokens=1:1024:2048", Layout.PACKED),)
+        gpu = GpuPlacement(accelerator=Accelerator.TENSORRT, profiles=profiles)
+        with pytest.raises(RepositoryError, match="give --max-batch-size 2"):
+            build_repository(make_bundle(), "name", tmp_path, RepositoryOptions(gpu=gpu))
 
     def test_without_that_provider_it_does_not_load(
         self, qa_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
