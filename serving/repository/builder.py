@@ -24,7 +24,7 @@ from .config import (
     render_config,
     text_config,
 )
-from .gpu_config import largest_run, unreached_profiles
+from .gpu_config import largest_run, tensorrt_profiles, unreached_profiles
 from .options import Backend, RepositoryOptions, check_name
 from .warmup import WarmupSample, profile_samples, warmup_samples
 
@@ -135,11 +135,12 @@ def encoder_files(manifest: Manifest) -> list[str]:
 def _write_encoder(
     bundle: Bundle, name: str, target: Path, options: RepositoryOptions, record: EngineRecord | None
 ) -> None:
-    samples = (
-        warmup_samples(bundle.manifest)
-        if record is None
-        else profile_samples(bundle.manifest, record.profiles, options.max_batch_size)
-    )
+    manifest = bundle.manifest
+    profiles = tensorrt_profiles(manifest, options) if record is None else record.profiles
+    samples = warmup_samples(manifest)
+    if profiles:
+        most = largest_run(manifest, options)
+        samples = profile_samples(manifest, profiles, options.max_batch_size, most)
     config = encoder_config(bundle.manifest, name, options, samples, bundle.fingerprint, record)
     _write_model(target, config, bundle, [] if record else encoder_files(bundle.manifest), samples)
     if record is not None and options.plan is not None:

@@ -59,7 +59,10 @@ def warmup_samples(manifest: Manifest) -> tuple[WarmupSample, ...]:
 
 
 def profile_samples(
-    manifest: Manifest, profiles: Sequence[OptimizationProfile], max_batch_size: int
+    manifest: Manifest,
+    profiles: Sequence[OptimizationProfile],
+    max_batch_size: int,
+    max_tokens: int | None = None,
 ) -> tuple[WarmupSample, ...]:
     """Return a sample for each profile of packed runs that a batch can reach: a run of about its best size.
 
@@ -67,10 +70,12 @@ def profile_samples(
         manifest: the bundle's.
         profiles: TensorRT's.
         max_batch_size: most requests of a run.
+        max_tokens: most tokens of a run; None: of a batch of the longest sequences.
     """
     samples = []
+    most = max_tokens or max_batch_size * manifest.max_length
     for index, profile in enumerate(profiles):
-        run = _run_in(profile, manifest.max_length, max_batch_size)
+        run = _run_in(profile, manifest.max_length, max_batch_size, most)
         if run is not None:
             requests, length = run
             samples.append(
@@ -79,14 +84,17 @@ def profile_samples(
     return tuple(samples)
 
 
-def _run_in(profile: OptimizationProfile, max_length: int, max_batch_size: int) -> tuple[int, int] | None:
+def _run_in(
+    profile: OptimizationProfile, max_length: int, max_batch_size: int, most: int
+) -> tuple[int, int] | None:
     """Requests and the tokens of each, all alike, of a run in a profile; None: there is no such run."""
-    best = min(profile.tokens.optimum, max_batch_size * max_length)
+    best = min(profile.tokens.optimum, most)
     fewest = max(profile.sequences.minimum, -(-best // max_length))
     for requests in range(fewest, min(max_batch_size, profile.sequences.maximum) + 1):
         # a run below the profile's least would warm another one
         length = max(best // requests, -(-profile.tokens.minimum // requests))
-        if length <= max_length and profile.tokens.holds(requests * length):
+        tokens = requests * length
+        if length <= max_length and tokens <= most and profile.tokens.holds(tokens):
             return requests, length
     return None
 

@@ -321,6 +321,28 @@ class TestWarmup:
         samples = profile_samples(manifest, profiles, max_batch_size)
         assert {s.name: (s.requests, s.tensors["input_ids"].size) for s in samples} == runs
 
+    @pytest.mark.parametrize("backend", [Backend.ONNXRUNTIME, Backend.PYTHON])
+    def test_the_tensorrt_accelerators_profiles_are_warmed_too(
+        self, make_bundle: MakeBundle, tmp_path: Path, backend: Backend
+    ) -> None:
+        """An engine is built per profile: without that, in the first requests' time."""
+        runs = {"profile0": (1, 128), "profile1": (1, 1024), "profile2": (8, 1024)}
+        if backend is Backend.PYTHON:  # whose runs have at most 8192 tokens
+            runs["profile2"] = (4, 1024)
+        for accelerator, expected in (
+            (Accelerator.TENSORRT, runs),
+            (Accelerator.CUDA, {"short": (2, 64), "long": (1, 512)}),
+        ):
+            options = RepositoryOptions(backend=backend, gpu=GpuPlacement(accelerator=accelerator))
+            built = build_repository(make_bundle(accelerator.value), "name", tmp_path / "r", options)
+            text = (built.encoder / "config.pbtxt").read_text(encoding="utf-8")
+            config = configuration.parse_config(text, "test")
+            samples = {
+                sample.name: (sample.batch_size, sample.inputs["input_ids"].dims[0])
+                for sample in config.model_warmup
+            }
+            assert samples == expected
+
     def test_its_context_is_left_out_too_and_the_command_says_so(
         self, make_bundle: MakeBundle, tmp_path: Path
     ) -> None:
