@@ -161,8 +161,13 @@ def python_parameters(manifest: Manifest, options: RepositoryOptions) -> dict[st
 
 
 def use_plan(config: Any, record: EngineRecord, most_tokens: int) -> None:
-    """Have Triton's TensorRT backend load the plan, with an execution context for each profile in use."""
+    """Have Triton's TensorRT backend load the plan, with an execution context for each profile in use.
+
+    Unless told otherwise, each context takes the memory of the largest profile. Tritons before 25.05 know no
+    other way and ignore the parameter.
+    """
     config.default_model_filename = record.plan.name
+    config.parameters["execution_context_allocation_strategy"].string_value = "ON_PROFILE_CHANGE"
     unreached = unreached_profiles(record.profiles, most_tokens)
     used = [str(i) for i, profile in enumerate(record.profiles) if profile not in unreached]
     for group in config.instance_group:

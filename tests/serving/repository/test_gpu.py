@@ -190,6 +190,8 @@ class TestTensorRt:
         assert (config.backend, config.default_model_filename) == ("tensorrt", "model.plan")
         (group,) = config.instance_group
         assert (group.kind, list(group.profile)) == (KIND_GPU, ["0", "1", "2"])
+        # else every context takes the memory of the largest profile
+        assert parameters(config)["execution_context_allocation_strategy"] == "ON_PROFILE_CHANGE"
         assert all(tensor.allow_ragged_batch and tensor.dims == [-1] for tensor in config.input)
         assert [list(entry.target_name) for entry in config.batch_input] == [["sequence_ends"]]
         outputs = [list(entry.target_name) for entry in config.batch_output]
@@ -325,7 +327,7 @@ class TestWarmup:
     def test_the_tensorrt_accelerators_profiles_are_warmed_too(
         self, make_bundle: MakeBundle, tmp_path: Path, backend: Backend
     ) -> None:
-        """An engine is built per profile: without that, in the first requests' time."""
+        """The first run in a profile is not left to a caller."""
         runs = {"profile0": (1, 128), "profile1": (1, 1024), "profile2": (8, 1024)}
         if backend is Backend.PYTHON:  # whose runs have at most 8192 tokens
             runs["profile2"] = (4, 1024)
