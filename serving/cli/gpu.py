@@ -26,7 +26,7 @@ def gpu_options(command: _Command) -> _Command:
         click.option(
             "--response-cache",
             is_flag=True,
-            help="Let a server with --cache-config keep the encoder's answers.",
+            help="Let each process of the text model keep the encoder's answers, 64 MiB of them.",
         ),
         click.option(
             "--rate-limited",

@@ -94,6 +94,11 @@ def build_repository(
             f"{source.path} is in {source.manifest.precision.value}, for which {chosen.engine.value} has no "
             "kernels on CPUs; choose --engine openvino, or export with another --precision"
         )
+    if chosen.response_cache and not source.manifest.has_tokenizer:
+        raise RepositoryError(
+            f"{source.path} has no tokenizer, so there is no text model to keep the encoder's answers; leave "
+            "--response-cache out"
+        )
     record = None if chosen.plan is None else EngineRecord.read(chosen.plan)
     root = Path(output)
     targets = [root / encoder_name(name)]

@@ -26,7 +26,7 @@ from .gpu_config import (
     python_parameters,
     use_plan,
 )
-from .options import Backend, RepositoryOptions
+from .options import RESPONSE_CACHE_BYTES, Backend, RepositoryOptions
 from .warmup import INPUT_IDS, WarmupSample
 
 __all__ = [
@@ -104,8 +104,6 @@ def encoder_config(
         config.instance_group.add(kind=triton.ModelInstanceGroup.KIND_CPU, count=options.instances)
     else:
         place_on_gpus(config, options.gpu, options.instances)
-    if options.response_cache:
-        config.response_cache.enable = True
     config.dynamic_batching.max_queue_delay_microseconds = round(options.max_queue_delay * _MICROSECONDS)
     if options.backend is Backend.PYTHON:
         _use_python(config, manifest, options, record)
@@ -153,6 +151,8 @@ def text_config(manifest: Manifest, name: str, options: RepositoryOptions, finge
             "max_windows": str(options.max_windows),
         },
     )
+    if options.response_cache:
+        _set_parameters(config, {"response_cache": str(RESPONSE_CACHE_BYTES)})
     if classifies:
         _set_parameters(config, {"labels": json.dumps(manifest.labels, ensure_ascii=False)})
     _describe(config, manifest, options, fingerprint)

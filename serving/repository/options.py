@@ -12,7 +12,17 @@ from ..runtime.errors import EngineError, RepositoryError
 from ..runtime.limits import DEFAULT_MAX_TEXT_BYTES, DEFAULT_MAX_WINDOWS
 from .gpu_placement import GpuPlacement
 
-__all__ = ["Backend", "OPENVINO_BACKEND", "RepositoryOptions", "check_name", "parse_backend"]
+__all__ = [
+    "Backend",
+    "OPENVINO_BACKEND",
+    "RESPONSE_CACHE_BYTES",
+    "RepositoryOptions",
+    "check_name",
+    "parse_backend",
+]
+
+RESPONSE_CACHE_BYTES = 64 << 20
+"""Most bytes of the encoder's answers that a process of the text model keeps, if it is to keep any."""
 
 OPENVINO_BACKEND = "openvino"
 """Triton's OpenVINO backend, which people will ask for; `parse_backend` says why it cannot be used."""
@@ -73,8 +83,8 @@ class RepositoryOptions:
         max_windows: most windows that one text may be cut into.
         gpu: where the encoder runs on GPUs; None: it runs on the CPU.
         plan: directory of the engine that `longserve tensorrt` built, for the backend or the engine tensorrt.
-        response_cache: let the server keep the encoder's answers (`tritonserver --cache-config`). The text
-            model's are never kept: Triton's key leaves out a request's parameters, which hold its options.
+        response_cache: let each process of the text model keep the encoder's answers, up to
+            `RESPONSE_CACHE_BYTES`, so that a text that was read before is not encoded again.
         portable: leave out what differs from one export to the next (the bundle's fingerprint), so that the
             configurations can be kept in version control.
     """

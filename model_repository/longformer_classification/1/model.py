@@ -18,7 +18,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from longserve_runtime.admission import QUEUE_FULL, Admission
 from longserve_runtime.bundle import Bundle
+from longserve_runtime.encoder_cache import EncoderCache
 from longserve_runtime.errors import EngineError, InvalidInput, Refusal, ServingError
 from longserve_runtime.limits import TextLimits
 from longserve_runtime.metrics import TextMetrics
@@ -102,8 +103,8 @@ class TritonPythonModel:
         directory = Path(args["model_repository"]) / args["model_version"]
         bundle = Bundle.open(directory, only={_TOKENIZER})
         self._encoder = parameters["encoder"]
-        in_flight = int(parameters["max_in_flight"])
-        self._turns = Turns(in_flight)
+        self._cache = EncoderCache(int(parameters.get("response_cache", "0")))
+        self._turns = Turns(in_flight := int(parameters["max_in_flight"]))
         self._encoding = ThreadPoolExecutor(in_flight, thread_name_prefix="encoder")
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
         self._sending = ThreadPoolExecutor(_SENDERS, thread_name_prefix="sender")
@@ -279,7 +280,9 @@ class TritonPythonModel:
 
     def _encode_one(self, sequence: EncoderSequence) -> EncoderOutput:
         # NVIDIA's onnxruntime backend knows no optional ragged input, so token types are always sent
-        inputs = tensors_of(sequence, self._pipeline.manifest)
+        return self._cache.output_of(tensors_of(sequence, self._pipeline.manifest), self._ask_encoder)
+
+    def _ask_encoder(self, inputs: Mapping[str, Any]) -> EncoderOutput:
         response = pb_utils.InferenceRequest(
             model_name=self._encoder,
             requested_output_names=self._outputs,

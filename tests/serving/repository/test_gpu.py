@@ -100,10 +100,13 @@ class TestEveryCombination:
         (group,) = config.instance_group
         wanted = (KIND_GPU, 2, list(options.gpu.gpus if options.gpu else ()))
         assert (group.kind, group.count, list(group.gpus)) == wanted
-        assert config.response_cache.enable == options.response_cache
-        assert not configuration.parse_config(
+        assert built.text is not None
+        text_config = configuration.parse_config(
             (built.text / "config.pbtxt").read_text(encoding="utf-8"), "test"
-        ).response_cache.enable, "its options are not in Triton's key"
+        )
+        assert ("response_cache" in parameters(text_config)) == options.response_cache
+        for each in (config, text_config):
+            assert not each.response_cache.enable, "Triton's key has neither shapes nor options"
         served = {path.name for path in (built.encoder / "1").iterdir()}
         plan = {"model.plan", RECORD_NAME}
         assert plan <= served if options.plan else not served & plan
@@ -436,7 +439,14 @@ class TestCommand:
         assert accelerators(config)["tensorrt"]["trt_profile_opt_shapes"].startswith("input_ids:4096,")
         assert accelerators(config)["tensorrt"]["trt_engine_cache_path"] == "/cache"
         assert accelerators(config)["tensorrt"]["max_workspace_size_bytes"] == str(3 << 20)
-        assert config.response_cache.enable and list(config.instance_group[0].gpus) == [1]
+        assert list(config.instance_group[0].gpus) == [1]
+        text = (tmp_path / "repository" / "name" / "config.pbtxt").read_text(encoding="utf-8")
+        assert parameters(configuration.parse_config(text, "test"))["response_cache"] == str(64 << 20)
+
+    def test_the_cache_needs_a_text_model(self, make_bundle: MakeBundle, tmp_path: Path) -> None:
+        bundle = make_bundle(has_tokenizer=False)
+        with pytest.raises(RepositoryError, match=r"no tokenizer, .* leave --response-cache out"):
+            build_repository(bundle, "name", tmp_path / "r", RepositoryOptions(response_cache=True))
 
     def test_a_plan_means_a_gpu(self, make_bundle: MakeBundle, tmp_path: Path) -> None:
         path = make_bundle()
