@@ -27,6 +27,7 @@ _RULES: tuple[Rule, ...] = (
     machine.check_engine,
     scheduling.check_batching,
     scheduling.check_queue,
+    scheduling.check_response_cache,
     scheduling.check_instances,
     scheduling.check_threads,
     tensors.check_tensors,

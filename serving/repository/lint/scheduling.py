@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from .findings import Finding
 from .models import Model, Surroundings, error, warning
 
-__all__ = ["check_batching", "check_instances", "check_queue", "check_threads"]
+__all__ = ["check_batching", "check_instances", "check_queue", "check_response_cache", "check_threads"]
 
 _BOUNDS = {
     "max_queue_size": "how many requests may wait under overload is not bounded",
@@ -62,6 +62,18 @@ def _is_positive(text: str) -> bool:
         return float(text) > 0
     except ValueError:
         return False
+
+
+def check_response_cache(model: Model, around: Surroundings) -> Iterator[Finding]:
+    """Triton's own cache must be off: its key leaves out shapes and parameters, and it keeps errors."""
+    if model.config.response_cache.enable:
+        yield error(
+            "triton-response-cache",
+            model.config_file,
+            "response_cache is enabled, but Triton's cache takes requests of other shapes or options for the "
+            "same, and gives an error back as an answer without outputs",
+            "remove it; `longserve repo --response-cache` has the text model keep the encoder's answers",
+        )
 
 
 def check_instances(model: Model, around: Surroundings) -> Iterator[Finding]:
