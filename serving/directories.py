@@ -10,19 +10,20 @@ from pathlib import Path
 __all__ = ["put_in_place"]
 
 
-def put_in_place(staged: Path, target: Path) -> None:
+def put_in_place(staged: Path, target: Path, *, room: Path | None = None) -> None:
     """Rename `staged` to `target` and delete what was there, which comes back if anything ends that before.
 
-    A process that is killed in between leaves the old directory as `.NAME.replaced-…` beside `target`.
+    A process that is killed in between leaves the old directory in `room`, as `.NAME.replaced-…`.
 
     Args:
         staged: the new directory, on the same file system.
         target: an existing directory, or a path where there is nothing.
+        room: where the old directory waits meanwhile; by default beside `target`.
 
     Raises:
         OSError: a rename failed.
     """
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.replaced-", dir=target.parent))
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.replaced-", dir=room or target.parent))
     old = aside / target.name
     try:
         if os.path.lexists(target):

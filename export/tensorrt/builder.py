@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx
 
+from longserve.serving.directories import put_in_place
 from longserve.serving.runtime.bundle import Bundle, file_sha256
 from longserve.serving.runtime.engine_settings import EngineName, EngineSettings
 from longserve.serving.runtime.errors import EngineError
@@ -341,9 +342,7 @@ def _write(
             for path in stage.iterdir():
                 with path.open("rb") as stream:
                     os.fsync(stream.fileno())
-            if target.exists():
-                target.rename(Path(folder) / "replaced")
-            stage.rename(target)
+            put_in_place(stage, target, room=Path(folder))
     except OSError as error:
         raise OutputError(
             f"cannot write {target}: {error.strerror or error}; nothing was left behind"

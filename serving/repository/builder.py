@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import runtime
+from ..directories import put_in_place
 from ..runtime.bundle import Bundle
 from ..runtime.engine_settings import has_cpu_kernels
 from ..runtime.errors import RepositoryError
@@ -114,7 +115,7 @@ def build_repository(
             if source.manifest.has_tokenizer:
                 _write_text_model(source, name, staged / name, chosen)
             for target in targets:
-                _put_in_place(staged / target.name, target, staged)
+                put_in_place(staged / target.name, target, room=staged)
     except OSError as error:
         raise RepositoryError(
             f"cannot write {error.filename or root}: {error.strerror or error}; "
@@ -202,17 +203,3 @@ def _check_replaceable(target: Path) -> None:
     raise RepositoryError(
         f"{target} exists and was not written by longserve; choose another --name or remove it yourself"
     )
-
-
-def _put_in_place(staged: Path, target: Path, staging: Path) -> None:
-    """Rename the staged model over the old one, which comes back if that fails."""
-    old = staging / f"{target.name}.old"
-    had_old = target.exists()
-    if had_old:
-        target.rename(old)
-    try:
-        staged.rename(target)
-    except OSError:
-        if had_old:
-            old.rename(target)
-        raise

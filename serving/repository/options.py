@@ -10,7 +10,7 @@ from pathlib import Path
 from ..runtime.engine_settings import EngineName, EngineSettings, InferencePrecision
 from ..runtime.errors import EngineError, RepositoryError
 from ..runtime.limits import DEFAULT_MAX_TEXT_BYTES, DEFAULT_MAX_WINDOWS
-from .gpu_placement import GpuPlacement
+from .gpu_placement import Accelerator, GpuPlacement
 
 __all__ = [
     "Backend",
@@ -145,12 +145,10 @@ class RepositoryOptions:
         if runs_plan != (self.plan is not None):
             raise RepositoryError(
                 "the backend or the engine is tensorrt, which needs the engine that `longserve tensorrt` "
-                "built; "
-                "give its directory with --plan"
+                "built; give its directory with --plan"
                 if runs_plan
                 else f"the plan is {self.plan}, but neither the backend nor the engine is tensorrt; leave it "
-                "out, "
-                "or choose --backend tensorrt"
+                "out, or choose --backend tensorrt"
             )
         if runs_plan and self.gpu is None:
             object.__setattr__(self, "gpu", GpuPlacement())
@@ -159,9 +157,20 @@ class RepositoryOptions:
         if self.backend is not Backend.PYTHON and self.engine is EngineName.TENSORRT:
             raise RepositoryError(
                 "the engine is tensorrt, which runs in the python backend, and the backend "
-                f"{self.backend.value}; "
-                "leave --engine out, and give --backend tensorrt, or onnxruntime with --accelerator tensorrt"
+                f"{self.backend.value}; leave --engine out, and give --backend tensorrt, or onnxruntime with "
+                "--accelerator tensorrt"
             )
+        if runs_plan and self.threads:
+            raise RepositoryError(
+                f"threads is {self.threads}, but the engine of --plan computes on the GPU; leave it out"
+            )
+        if self.backend is not Backend.PYTHON and self.max_tokens_per_run:
+            raise RepositoryError(
+                f"max_tokens_per_run is {self.max_tokens_per_run}, but the backend {self.backend.value} runs "
+                "each batch whole; choose a smaller max_batch_size, or the backend python"
+            )
+        if self.gpu is not None and not runs_plan:
+            _check_cache_is_used(self.gpu)
         if self.gpu is not None and self.engine is EngineName.OPENVINO:
             raise RepositoryError(
                 "the engine is openvino, which runs on CPUs, and the device a GPU; choose another engine, or "
@@ -181,6 +190,14 @@ class RepositoryOptions:
                 f"{', '.join(given)} given, but the engine of --plan runs as it was built, without ONNX "
                 "Runtime; leave that out (`longserve tensorrt` has --profile, --workspace and --allow-tf32)"
             )
+
+
+def _check_cache_is_used(gpu: GpuPlacement) -> None:
+    if gpu.cache != _NO_OPTIONS.cache and gpu.accelerator is not Accelerator.TENSORRT:
+        raise RepositoryError(
+            f"cache is {gpu.cache}, but the accelerator is {gpu.accelerator.value}, which keeps no engines; "
+            "leave it out, or choose the accelerator tensorrt"
+        )
 
 
 def parse_backend(name: str) -> Backend:

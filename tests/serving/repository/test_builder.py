@@ -135,7 +135,7 @@ def test_a_model_that_is_not_longserves_is_not_replaced(
     assert contents(tmp_path / "repository") == before
 
 
-@pytest.mark.parametrize("failing", ["_write_text_model", "_put_in_place"])
+@pytest.mark.parametrize("failing", ["_write_text_model", "put_in_place"])
 def test_a_failure_leaves_the_old_models(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
@@ -143,7 +143,7 @@ def test_a_failure_leaves_the_old_models(
     build_repository(make_bundle("first"), "name", repository)
     before = contents(repository)
 
-    def no_space(*_: object) -> None:
+    def no_space(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "somewhere")
 
     monkeypatch.setattr(building, failing, no_space)

@@ -394,6 +394,14 @@ class TestOptions:
                 {"backend": Backend.TENSORRT, "plan": Path("engine"), "gpu": GpuPlacement(cache="/cache")},
                 "--gpu-cache given, but the engine",
             ),
+            ({"gpu": GpuPlacement(cache="/cache")}, "is cuda, which keeps no engines"),
+            ({"backend": Backend.TENSORRT, "plan": Path("engine"), "threads": 2}, "threads is 2"),
+            ({"engine": EngineName.TENSORRT, "plan": Path("engine"), "threads": 2}, "threads is 2"),
+            ({"backend": Backend.ONNXRUNTIME, "max_tokens_per_run": 9000}, "runs each batch whole"),
+            (
+                {"backend": Backend.TENSORRT, "plan": Path("engine"), "max_tokens_per_run": 9000},
+                "runs each batch whole",
+            ),
         ],
     )
     def test_what_does_not_go_together(self, choices: dict[str, Any], reason: str) -> None:

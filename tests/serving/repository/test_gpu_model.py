@@ -73,7 +73,7 @@ class TestPythonModel:
     def test_the_instances_gpu_and_the_options_reach_the_engine(
         self, make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        gpu = GpuPlacement(memory_limit=5, arena=Arena.POWER_OF_TWO, allow_tf32=True, cache="/cache")
+        gpu = GpuPlacement(memory_limit=5, arena=Arena.POWER_OF_TWO, allow_tf32=True)
         built = build_repository(make_bundle(), "name", tmp_path, RepositoryOptions(gpu=gpu))
         self.engine = SimpleNamespace(runs_on="test")
         self.initialized(built.encoder, monkeypatch)
@@ -87,7 +87,7 @@ class TestPythonModel:
             "allow_cpu": False,
             "profiles": (),
             "workspace": None,
-            "cache": "/cache",
+            "cache": gpu.cache,
         }
 
     @pytest.mark.parametrize("given", [True, False], ids=["given profiles", "default profiles"])
@@ -97,12 +97,15 @@ class TestPythonModel:
         """Without profiles the provider would build an engine at every new shape."""
         texts = ["batch=1:1:16,tokens=1:128:1024", "batch=1:1:16,tokens=1025:4096:16384"]
         profiles = tuple(parse_profile(text, Layout.PACKED) for text in texts if given)
-        gpu = GpuPlacement(accelerator=Accelerator.TENSORRT, profiles=profiles, workspace=1 << 20)
+        gpu = GpuPlacement(
+            accelerator=Accelerator.TENSORRT, profiles=profiles, workspace=1 << 20, cache="/cache"
+        )
         built = build_repository(make_bundle(), "name", tmp_path, RepositoryOptions(gpu=gpu))
         self.engine = SimpleNamespace(runs_on="test")
         self.initialized(built.encoder, monkeypatch)
         (settings,) = self.opened
-        assert (settings.provider, settings.gpu.workspace) == ("TensorrtExecutionProvider", 1 << 20)
+        assert settings.provider == "TensorrtExecutionProvider"
+        assert (settings.gpu.workspace, settings.gpu.cache) == (1 << 20, "/cache")
         runs = ["batch=1:1:16,tokens=1:128:128", "batch=1:1:16,tokens=129:1024:1024"]
         runs += ["batch=1:1:16,tokens=1025:4096:8192"]  # a run has at most 8192 tokens: the others are split
         layout = sys.modules["longserve_runtime.manifest"].Layout.PACKED
