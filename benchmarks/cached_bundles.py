@@ -5,6 +5,7 @@ A cached bundle's name holds a hash of the exporter's sources, so that a change 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import multiprocessing
@@ -82,6 +83,7 @@ def exporter_hash() -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(longserve.export.__path__[0]).glob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
-    for name in ("torch", "onnx", "onnxscript", "onnxruntime"):
-        digest.update(importlib.metadata.version(name).encode())
+    for name in ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # one of the last two is there
+            digest.update(importlib.metadata.version(name).encode())
     return digest.hexdigest()[:10]
