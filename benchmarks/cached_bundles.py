@@ -12,6 +12,7 @@ import multiprocessing
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from export_real_sizes import write_checkpoint
@@ -22,8 +23,16 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 _COMMAND = [sys.executable, "-c", "from longserve.serving.command import main; main()"]
 
 
-def cached_checkpoint(cache: Path, size: str, task: str) -> Path:
-    """Return a checkpoint of the `longformer-SIZE-4096` configuration, with the demo's tokenizer."""
+class NotMade(SystemExit):
+    """Why a checkpoint or a bundle could not be made; ends a script that does not catch it."""
+
+
+def cached_checkpoint(cache: Path, size: str, task: str, seconds: float | None = None) -> Path:
+    """Return a checkpoint of the `longformer-SIZE-4096` configuration, with the demo's tokenizer.
+
+    Raises:
+        NotMade: it could not be written, or not within so many seconds.
+    """
     target = cache / f"longformer-{size}-4096-{task}"
     if not (target / "config.json").is_file():
         cache.mkdir(parents=True, exist_ok=True)
@@ -34,9 +43,13 @@ def cached_checkpoint(cache: Path, size: str, task: str) -> Path:
             target=write_checkpoint, args=(size, task, stage)
         )
         writer.start()
-        writer.join()
+        writer.join(seconds)
+        if writer.exitcode is None:
+            writer.kill()
+            writer.join()
+            raise NotMade(f"writing {target} took more than its {seconds:.3g} seconds")
         if writer.exitcode != 0:
-            sys.exit(f"writing {target} failed with status {writer.exitcode}")
+            raise NotMade(f"writing {target} failed with status {writer.exitcode}")
         for name in _TOKENIZER:
             shutil.copyfile(_DEMO / name, stage / name)
         stage.rename(target)
@@ -51,15 +64,19 @@ def cached_bundle(
     block_size: int | None = None,
     *,
     fused_attention: bool = False,
+    seconds: float | None = None,
 ) -> Path:
     """Return the bundle of that checkpoint and precision, exported without validation.
 
     The precision may name a quantization after a hyphen: `int8-weights`.
+
+    Raises:
+        NotMade: it could not be exported, or not within so many seconds; its checkpoint could not be made.
     """
     form = ("" if block_size is None else f"-b{block_size}") + ("-fused" if fused_attention else "")
     target = cache / f"longformer-{size}-4096-{task}-{precision}{form}-{exporter_hash()}"
     if not (target / "manifest.json").is_file():
-        checkpoint = cached_checkpoint(cache, size, task)
+        checkpoint = cached_checkpoint(cache, size, task, seconds)
         kind, _, quantization = precision.partition("-")
         options = ["--task", task, "--precision", kind, "--no-validate", "-o", str(target)]
         if quantization:
@@ -69,11 +86,25 @@ def cached_bundle(
         if fused_attention:
             options.append("--fused-attention")
         print(f"exporting {target}", file=sys.stderr)
-        command = [*_COMMAND, "export", str(checkpoint), *options]
-        finished = subprocess.run(command, check=False, stdout=sys.stderr)
-        if finished.returncode != 0:
-            sys.exit(f"exporting {target} failed with status {finished.returncode}")
+        _run([*_COMMAND, "export", str(checkpoint), *options], f"exporting {target}", seconds)
     return target
+
+
+def _run(command: list[str], doing: str, seconds: float | None) -> None:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        try:
+            status = subprocess.run(
+                command, check=False, stdout=said, stderr=said, timeout=seconds
+            ).returncode
+        except subprocess.TimeoutExpired:  # which has killed it
+            raise NotMade(f"{doing} took more than its {seconds:.3g} seconds") from None
+        finally:
+            said.seek(0)
+            text = said.read()
+            sys.stderr.write(text)
+    if status != 0:
+        last = (text.strip().splitlines() or ["it said nothing"])[-1]
+        raise NotMade(f"{doing} failed with status {status}: {last}")
 
 
 def exporter_hash() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+import time
 from pathlib import Path
 
 import cached_bundles
@@ -50,3 +51,22 @@ def test_either_onnxruntime_names_the_bundle(installed: str, monkeypatch: pytest
     first = cached_bundles.exporter_hash()
     known[installed] = "1.32"
     assert cached_bundles.exporter_hash() != first
+
+
+def test_an_export_that_fails_gives_its_own_reason(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, "print('loading'); sys.exit('error: no space is left')")
+    with pytest.raises(cached_bundles.NotMade, match="failed with status 1: error: no space is left"):
+        cached_bundles.cached_bundle(cache, "base", TASK, "fp16")
+
+
+def test_an_export_that_takes_too_long_is_ended(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, "time.sleep(2); target.mkdir()")
+    with pytest.raises(cached_bundles.NotMade, match=r"took more than its 0\.5 seconds"):
+        cached_bundles.cached_bundle(cache, "base", TASK, "fp16", seconds=0.5)
+    time.sleep(2)
+    assert [path.name for path in cache.iterdir()] == [f"longformer-base-4096-{TASK}"], "it went on"
+
+
+def test_a_checkpoint_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(cached_bundles.NotMade, match="took more than its"):
+        cached_bundles.cached_bundle(tmp_path, "base", TASK, "fp16", seconds=0.01)
