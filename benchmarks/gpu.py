@@ -5,27 +5,34 @@
 Base and large configuration with random weights, batch 1 and 8, 512 to 4096 tokens: PyTorch eager in fp16
 and through torch.compile, our fp16 bundle in ONNX Runtime's CUDA provider (packed; with its local attention
 as one operator, and as products) and in TensorRT, and ONNX Runtime's own LongformerAttention operator; and
-eight documents of mixed length, packed against padded. Each engine runs in a process of its own, whose GPU
-memory is measured from before it loads; the error is the largest difference of a logit from PyTorch in
-float32 on the same GPU, over max(1, largest logit).
+eight documents of mixed length, packed against padded. The error is the largest difference of a logit from
+PyTorch in float32 on the same GPU, over max(1, largest logit).
 
-It ends within `--budget` seconds, the exports, which run at once, included. The engines' processes are forked
-off one that has imported what they need; each waits for its turn, so that nothing else runs while one
-measures. What matters most is measured first; what could not be measured stands in the table with the
-reason, and so do packages, providers and GPUs that are not there.
+Memory is what an engine's process holds on the GPU after a case, over what was in use before the engine
+loaded: weights, and what that case's runs needed, as PyTorch's allocator and ONNX Runtime's arena keep it.
+Before each case both give back what the last one left; ONNX Runtime's session is loaded anew where more than
+128 MiB would stay, and for the padded graph. TensorRT's is that of the largest shape it was built for. The
+GPU's context is not in it.
+
+It ends within `--budget` seconds, exports included. These run first, all sizes at once, for at most half of
+that; nothing else runs while an engine measures. The engines' processes are forked off one that has imported
+what they need. One that crashes or spoils its GPU context is followed by another for the cases that are left.
+What matters most is measured first, and the JSON file is written anew after every case. What could not be
+measured stands in the table with the reason: exports, packages, providers and GPUs that are not there.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -46,12 +53,16 @@ MIXED = (4096, 2048, 1024, 768, 512, 384, 256, 128)
 _SHARES = {"torch.compile fp16": 0.9, "tensorrt": 0.4}
 """Most of the time that is left which an engine may take; these two compile."""
 _SHARE = 0.6
+_EXPORTS = 0.5
+"""Most of the budget that the exports may take."""
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(list(IMPORTED))
 
-Sources = tuple[Path, dict[str, Path]]
-"""A checkpoint, and its bundle for each of `OURS`."""
+Made = Path | str
+"""A directory, or why it could not be made."""
+Sources = tuple[Made, dict[str, Made]]
+"""A checkpoint, and its bundle for each of `OURS` that an engine needs."""
 
 
 class Worker:
@@ -62,39 +73,42 @@ class Worker:
         self._process = PROCESSES.Process(target=serve, args=(theirs,))
         self._process.start()
         theirs.close()  # so that the process's end is seen here
+        self.ended: dict[str, str] | None = None
+        """Why there are no more records; None: another process may go on."""
 
-    def run(self, told: Work, seconds: float) -> list[dict[str, Any]]:
-        """Let it measure for at most so long; every case gets a record."""
-        wanted = [case.name for case in told.cases()]
-        if seconds < 1:
-            self.stop()
-            return [{"case": name, "skipped": "no time was left"} for name in wanted]
-        records: list[dict[str, Any]] = []
+    def records(self, told: Work, seconds: float) -> Iterator[dict[str, Any]]:
+        """Let it measure for at most so long; yield the records that it gives."""
         deadline = time.monotonic() + seconds
-        kind, reason = "skipped", f"the engine took more than its {seconds:.0f} seconds"
+        begun, some = "", False
         try:
             self._ours.send(told)
             while self._ours.poll(max(0.01, deadline - time.monotonic())):
-                record = self._ours.recv()
-                if isinstance(record, str):
-                    kind, reason = "failed", record
-                    break
-                records.append(record)
+                said = self._ours.recv()
+                if "case" in said:
+                    begun, some = "", True
+                    yield said
+                elif "begun" in said:
+                    begun = said["begun"]
+                else:
+                    self.ended = said
+                    return
+            self.ended = {"skipped": f"its time was up after {seconds:.0f} seconds"}
         except (EOFError, OSError):
             self._process.join(timeout=5)
-            kind, reason = "failed", f"the process ended with {self._process.exitcode}"
-        self.stop()
-        known = {record["case"] for record in records}
-        return [*records, *({"case": name, kind: reason} for name in wanted if name not in known)]
+            reason = {"failed": f"the process ended with {self._process.exitcode}"}
+            if begun:
+                yield {"case": begun, **reason}
+            elif not some:
+                self.ended = reason
 
     def stop(self) -> None:
         """End the process."""
         self._process.kill()
-        self._process.join()
+        self._process.join(timeout=10)  # one that hangs in the GPU's driver cannot be ended
 
 
 def serve(theirs: Connection) -> None:
-    """Wait for an engine's turn, and send its records, and why there are no more."""
+    """Wait for an engine's turn, and send its records, and why there are none."""
     try:
         told = theirs.recv()
     except EOFError:  # the table's process is gone
@@ -102,53 +116,96 @@ def serve(theirs: Connection) -> None:
     try:
         for record in work(told):
             theirs.send(record)
-        theirs.send("it gave no such case")
     except Exception as failure:  # noqa: BLE001  (whatever it is, it stands in the table)
-        theirs.send(shortened(failure))
+        theirs.send({"failed": shortened(failure)})
 
 
-def measure(
-    size: str, workers: dict[str, Worker], sources: Sources, folder: str, chosen: Any, end: float
-) -> list[dict[str, Any]]:
-    """Give every engine of one size its turn, until `end`."""
-    results = []
+def run_engine(told: Work, seconds: float) -> Iterator[dict[str, Any]]:
+    """Give an engine its turn, of at most so long; yield a record of every case."""
+    deadline = time.monotonic() + seconds
+    left = [case.name for case in told.cases()]
+    ended = None
+    while left and not ended:
+        remaining = deadline - time.monotonic()
+        if remaining < 1:
+            ended = {"skipped": "no time was left"}
+            break
+        worker = Worker()
+        try:
+            for record in worker.records(replace(told, only=tuple(left)), remaining):
+                left.remove(record["case"])
+                yield record
+                if not left:
+                    break
+        finally:
+            worker.stop()
+        ended = worker.ended
+    yield from ({"case": name, **(ended or {})} for name in left)
+
+
+def measure(size: str, sources: Sources, folder: Path, chosen: Any, end: float) -> Iterator[dict[str, Any]]:
+    """Give every engine of one size its turn, until `end`; yield a record of every case."""
     checkpoint, bundles = sources
-    for engine, worker in workers.items():
+    made = {engine: str(bundle) for engine, bundle in bundles.items() if isinstance(bundle, Path)}
+    for engine in chosen.engines:
+        own = bundle_for(engine, list(bundles))
         told = Work(
             engine=engine,
             device=chosen.device,
             checkpoint=str(checkpoint),
-            bundle=str(bundles[engine] if engine in OURS else next(iter(bundles.values()))),
-            logits=folder,
+            bundle=made.get(own) or next(iter(made.values()), ""),
+            folder=str(folder),
             lengths=tuple(chosen.lengths),
             batches=tuple(chosen.batches),
             mixed=tuple(chosen.mixed),
             kernels=chosen.kernels,
         )
-        for record in worker.run(told, (end - time.monotonic()) * _SHARES.get(engine, _SHARE)):
-            results.append({"size": size, "engine": engine, **record})
-            print(json.dumps(results[-1]), file=sys.stderr, flush=True)
-    return results
-
-
-def export_all(cache: Path, sizes: list[str]) -> dict[str, Sources]:
-    """Export both forms of every size at once."""
-    from cached_bundles import cached_bundle, cached_checkpoint
-
-    forms = {"onnxruntime": False, FUSED: True}
-    with ThreadPoolExecutor() as pool:
-        checkpoints = dict(
-            zip(sizes, pool.map(lambda size: cached_checkpoint(cache, size, TASK), sizes), strict=True)
+        reason = (
+            checkpoint if isinstance(checkpoint, str) else bundles[own] if own and own not in made else ""
         )
+        if reason:
+            records = iter([{"case": case.name, "failed": reason} for case in told.cases()])
+        else:
+            records = run_engine(told, (end - time.monotonic()) * _SHARES.get(engine, _SHARE))
+        for record in records:
+            yield {"size": size, "engine": engine, **record}
+
+
+def bundle_for(engine: str, forms: list[str]) -> str:
+    """Return whose bundle of these, the engines of `OURS`, an engine runs; empty: it runs none."""
+    if engine == "tensorrt":
+        return next(iter(forms), "")
+    return engine if engine in OURS else ""
+
+
+def export_all(cache: Path, sizes: list[str], engines: list[str], seconds: float) -> dict[str, Sources]:
+    """Export what the engines need, of every size, at once and within so many seconds."""
+    from cached_bundles import NotMade, cached_bundle, cached_checkpoint
+
+    end = time.monotonic() + seconds
+    needed = {bundle_for(engine, ["onnxruntime"]) for engine in engines}
+    forms = [form for form in ("onnxruntime", FUSED) if form in needed]
+
+    def attempt(make: Callable[..., Path], *what: Any, **how: Any) -> Made:
+        try:
+            return make(cache, *what, **how, seconds=max(0.0, end - time.monotonic()))
+        except (Exception, NotMade) as failure:  # noqa: BLE001  (whatever it is, it stands in the table)
+            return shortened(failure)
+
+    with ThreadPoolExecutor(len(sizes) * len(OURS)) as pool:
+        checkpoints = list(pool.map(lambda size: attempt(cached_checkpoint, size, TASK), sizes))
         exports = {
-            (size, engine): pool.submit(cached_bundle, cache, size, TASK, "fp16", fused_attention=fused)
-            for size in sizes
-            for engine, fused in forms.items()
+            (size, form): pool.submit(
+                attempt, cached_bundle, size, TASK, "fp16", fused_attention=form == FUSED
+            )
+            for size, checkpoint in zip(sizes, checkpoints, strict=True)
+            if isinstance(checkpoint, Path)
+            for form in forms
         }
-        return {
-            size: (checkpoints[size], {engine: exports[size, engine].result() for engine in forms})
-            for size in sizes
-        }
+    return {
+        size: (checkpoint, {form: exports[size, form].result() for form in forms if (size, form) in exports})
+        for size, checkpoint in zip(sizes, checkpoints, strict=True)
+    }
 
 
 def find_device() -> tuple[str, str]:
@@ -252,32 +309,39 @@ def main() -> None:
         sys.exit(
             "this machine has no GPU that PyTorch can use, so nothing was measured (--cpu tries the script)"
         )
+    forkserver.ensure_running()  # it imports while the exports run
     from cached_bundles import DEFAULT_CACHE
 
     from longserve.export.bench.machine import describe_machine, library_versions
 
+    report: dict[str, Any] = {"gpu": gpu, "machine": asdict(describe_machine())}
+    report |= {"versions": library_versions(), "goals": [], "results": []}
+    results = report["results"]
+    write(chosen.json, report)
     sizes = ["own"] if own else chosen.size or ["base", "large"]
-    results = []
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        workers: dict[str, dict[str, Worker]] = {size: {} for size in sizes}
-        for size in sizes:
-            for engine in chosen.engines:
-                workers[size][engine] = Worker()
-                stack.callback(workers[size][engine].stop)
-        sources = (
-            {"own": (chosen.checkpoint, own)} if own else export_all(chosen.cache or DEFAULT_CACHE, sizes)
-        )
+    sources: dict[str, Sources] = {"own": (chosen.checkpoint, dict(own))}
+    if not own:
+        cache = chosen.cache or DEFAULT_CACHE
+        sources = export_all(cache, sizes, chosen.engines, (end - time.monotonic()) * _EXPORTS)
+    with tempfile.TemporaryDirectory() as folder:
         for index, size in enumerate(sizes):
             room, now = Path(folder, size), time.monotonic()
             room.mkdir()
             until = now + (end - now) / (len(sizes) - index)
-            results += measure(size, workers[size], sources[size], str(room), chosen, until)
-    ratios = goals(results)
-    show(results, ratios)
-    if chosen.json:
-        report = {"gpu": gpu, "machine": asdict(describe_machine()), "versions": library_versions()}
-        report |= {"goals": ratios, "results": results}
-        chosen.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            for one in measure(size, sources[size], room, chosen, until):
+                results.append(one)
+                print(json.dumps(one), file=sys.stderr, flush=True)
+                report["goals"] = goals(results)
+                write(chosen.json, report)
+    show(results, report["goals"])
+
+
+def write(target: Path | None, report: dict[str, Any]) -> None:
+    """Replace the file at once, so that whoever ends this script leaves a whole one."""
+    if target is not None:
+        stage = target.with_name(f"{target.name}.part")
+        stage.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        stage.replace(target)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +26,8 @@ IMPORTED = (
 """What takes seconds to import and does not use the GPU."""
 TASK = "text-classification"
 _REPEATS, _SECONDS, _KERNELS = 20, 0.6, 25
+_LEFT = 128 << 20
+"""Most bytes that a case may leave on the GPU to the next; else ONNX Runtime's session is loaded anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,30 +47,59 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a worker process is told."""
+    """What a worker process is told.
+
+    Attributes:
+        engine: one of `WAYS`.
+        device: torch's name of it.
+        checkpoint: directory of the stock checkpoint.
+        bundle: the one to run; for an engine that runs none any of the checkpoint, or empty.
+        folder: where logits are left to compare with, and what an engine writes for itself.
+        lengths: tokens of a document.
+        batches: documents of one length.
+        mixed: tokens of each document of mixed length.
+        kernels: also say which kernels took the time.
+        only: names of the cases that are left; empty: all.
+    """
 
     engine: str
     device: str
     checkpoint: str
     bundle: str
-    logits: str
+    folder: str
     lengths: tuple[int, ...]
     batches: tuple[int, ...]
     mixed: tuple[int, ...]
     kernels: bool = False
+    only: tuple[str, ...] = ()
 
     def cases(self) -> list[Case]:
-        """The engine's cases, what matters most first."""
+        """The engine's cases, what matters most first, those of one graph together."""
         packed = self.engine in (*OURS, "tensorrt")
         cases = [
             Case(lengths=(length,) * batch, packed=packed)
             for length in self.lengths
             for batch in self.batches
         ]
-        mixed = [Case(lengths=self.mixed, packed=packed)]
+        mixed = Case(lengths=self.mixed, packed=packed)
         if self.engine in OURS:
-            mixed.append(Case(lengths=self.mixed, packed=False))
-        return [*cases[:2], *mixed, *cases[2:]]
+            cases = [Case(lengths=self.mixed, packed=False), mixed, *cases]
+        else:
+            cases.insert(2, mixed)
+        return [case for case in cases if not self.only or case.name in self.only]
+
+
+def manifest_of(told: Work) -> Any:
+    """Return the manifest of the bundle, or where there is none, what the checkpoint's would be."""
+    from longserve.serving.runtime.bundle import Bundle
+    from longserve.serving.runtime.manifest import Task
+
+    if told.bundle:
+        return Bundle.open(told.bundle, verify=False).manifest
+    from longserve.export.checkpoint import load_checkpoint
+    from longserve.export.exporter import ExportSettings, describe_checkpoint
+
+    return describe_checkpoint(load_checkpoint(told.checkpoint, Task(TASK)), ExportSettings())
 
 
 def sequences_of(case: Case, manifest: Any) -> list[Any]:
@@ -110,13 +141,27 @@ class TorchWay:
         torch.backends.cuda.matmul.allow_tf32 = False
         dtype = torch.float32 if work.engine == REFERENCE else torch.float16
         model = load_checkpoint(work.checkpoint, Task(TASK)).model.to(work.device, dtype).eval()
-        self.model = torch.compile(model, dynamic=False) if "compile" in work.engine else model
+        self.compiled = "compile" in work.engine
+        if self.compiled:
+            self._refuse_eager()
+        self.model = torch.compile(model, dynamic=False) if self.compiled else model
         self.device, self.manifest = work.device, manifest
+        self.release(failed=False)  # the weights came as float32
+
+    @staticmethod
+    def _refuse_eager() -> None:
+        """Have every shape of every layer compiled: past a number of them PyTorch would run eagerly."""
+        from torch._dynamo import config
+
+        config.recompile_limit, config.accumulated_recompile_limit = 1000, 10_000
+        config.fail_on_recompile_limit_hit = True
 
     def prepare(self, case: Case) -> Prepared:
         """Put the inputs on the device."""
         import torch
 
+        if self.compiled:
+            torch._dynamo.utils.counters.clear()
         feeds = {
             name: torch.from_numpy(array).to(self.device)
             for name, array in feeds_of(case, self.manifest).items()
@@ -129,7 +174,22 @@ class TorchWay:
             if self.device != "cpu":
                 torch.cuda.synchronize()
 
-        return run, lambda: held[0].float().cpu().numpy()
+        def logits() -> Any:
+            if self.compiled and not torch._dynamo.utils.counters["stats"]["unique_graphs"]:
+                raise RuntimeError("torch.compile compiled nothing, so this was PyTorch without it")
+            return held[0].float().cpu().numpy()
+
+        return run, logits
+
+    def release(self, *, failed: bool) -> None:
+        """Give back what the case took beside the weights, its compiled code included."""
+        import torch
+
+        if self.compiled:
+            torch._dynamo.reset()
+        gc.collect()
+        if self.device != "cpu":
+            torch.cuda.empty_cache()
 
 
 class OnnxRuntimeWay:
@@ -141,26 +201,55 @@ class OnnxRuntimeWay:
         from longserve.serving.runtime.manifest import Layout
 
         provider = CPU_PROVIDER if work.device == "cpu" else "CUDAExecutionProvider"
-        self.settings, self.manifest = EngineSettings(provider=provider), manifest
+        # on a GPU there is an arena whatever the setting; on a CPU it lets the script be tried as it is
+        self.settings = EngineSettings(provider=provider, memory_arena=work.device == "cpu")
+        self.manifest, self.device = manifest, work.device
         self.make = OnnxRuntimeEngine
-        bundle = Bundle.open(work.bundle, verify=False)
-        self.paths = {layout is Layout.PACKED: bundle.model_path(layout) for layout in Layout}
-        self.engines: dict[bool, Any] = {}
+        self.engine: Any = None
+        self.bound: Any = None
+        self.packed, self.loaded = False, None
         if work.engine == "LongformerAttention":
             from longformer_attention_graph import write_graph
 
-            self.folder = tempfile.TemporaryDirectory()
-            path = Path(self.folder.name, "model.onnx")
+            path = Path(work.folder, "longformer_attention.onnx")
             write_graph(Path(work.checkpoint), path)
             self.paths = {False: path}
+        else:
+            bundle = Bundle.open(work.bundle, verify=False)
+            self.paths = {layout is Layout.PACKED: bundle.model_path(layout) for layout in Layout}
 
     def prepare(self, case: Case) -> Prepared:
-        """Bind the inputs; one engine at a time is loaded, for the memory's sake."""
-        if case.packed not in self.engines:
-            self.engines.clear()
-            self.engines[case.packed] = self.make(self.paths[case.packed], self.settings)
-        bound = self.engines[case.packed].bind(feeds_of(case, self.manifest))
+        """Bind the inputs; one session at a time is loaded, for the memory's sake."""
+        if self.engine is None or case.packed != self.packed:
+            self._forget()
+            self.engine, self.packed = self.make(self.paths[case.packed], self.settings), case.packed
+            self.loaded = used_memory(self.device)
+        bound = self.bound = self.engine.bind(feeds_of(case, self.manifest))
         return bound.run, lambda: bound.outputs()["logits"]
+
+    def release(self, *, failed: bool) -> None:
+        """Give back what the case took beside the weights; if that cannot be, the session with it."""
+        if failed or not self._shrunk():
+            self._forget()
+        self.bound = None
+
+    def _forget(self) -> None:
+        self.bound = self.engine = None
+        gc.collect()
+
+    def _shrunk(self) -> bool:
+        """Run once more and have ONNX Runtime give back what its arena does not use then; say if it did."""
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        place = "cpu:0" if self.device == "cpu" else "gpu:0"
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", place)
+        try:
+            self.bound._session.run_with_iobinding(self.bound._binding, options)
+        except Exception:  # noqa: BLE001  (whatever it is, a new session is as good)
+            return False
+        used = used_memory(self.device)
+        return used is None or self.loaded is None or used - self.loaded <= _LEFT
 
 
 class TensorRtWay:
@@ -177,17 +266,17 @@ class TensorRtWay:
         from longserve.serving.runtime.tensorrt_engine import import_tensorrt
         from longserve.serving.runtime.tensorrt_record import TensorRtLibrary
 
-        self.manifest, self.folder = manifest, tempfile.TemporaryDirectory()
-        target = Path(self.folder.name, "engine")
+        self.manifest, target = manifest, Path(work.folder, "tensorrt")
         kind = TensorRtLibrary.TENSORRT
-        build_engine(
-            Bundle.open(work.bundle, verify=False),
-            target,
-            kind,
-            library=import_tensorrt(kind),
-            gpu=find_gpu(),
-            settings=BuildSettings(optimization_level=2),
-        )
+        if not target.exists():  # else it is from a process that ended since
+            build_engine(
+                Bundle.open(work.bundle, verify=False),
+                target,
+                kind,
+                library=import_tensorrt(kind),
+                gpu=find_gpu(),
+                settings=BuildSettings(optimization_level=2),
+            )
         self.engine = open_engine(target, EngineSettings.of("tensorrt"))
 
     def prepare(self, case: Case) -> Prepared:
@@ -198,6 +287,9 @@ class TensorRtWay:
             held.update(self.engine.run(feeds))
 
         return run, lambda: held["logits"]
+
+    def release(self, *, failed: bool) -> None:
+        """An engine's memory is that of the largest shape it was built for, whatever it runs."""
 
 
 WAYS: dict[str, type[Any]] = {
@@ -249,26 +341,40 @@ def kernels_of(run: Callable[[], Any]) -> list[dict[str, Any]]:
 
 
 def work(told: Work) -> Iterator[dict[str, Any]]:
-    """Run one engine's cases; yield a record of each as soon as it is there."""
-    from longserve.serving.runtime.bundle import Bundle
+    """Run one engine's cases; yield the name of each as it begins, and its record as soon as it is there.
 
-    manifest = Bundle.open(told.bundle, verify=False).manifest
+    It ends early where the GPU no longer answers: after some errors nothing more runs in that process.
+    """
+    manifest = manifest_of(told)
     before = used_memory(told.device)
     way = WAYS[told.engine](told, manifest)
     for case in told.cases():
-        record: dict[str, Any] = {"case": case.name, "tokens": sum(case.lengths)}
-        try:
-            run, logits = way.prepare(case)
-            record["seconds"] = timed(run)
-            record["error"] = difference(Path(told.logits), case, logits(), told.engine)
-            if told.kernels and told.device != "cpu":
-                record["kernels"] = kernels_of(run)
-        except Exception as failure:  # noqa: BLE001  (whatever it is, the other cases go on)
-            record["failed"] = shortened(failure)
-        after = used_memory(told.device)
-        if before is not None and after is not None:
-            record["memory_bytes"] = after - before
+        yield {"begun": case.name}
+        record = measured(way, case, told, before)
         yield record
+        try:
+            way.release(failed="failed" in record)
+            used_memory(told.device)
+        except Exception:  # noqa: BLE001  (its case has its reason; another process runs the rest)
+            return
+
+
+def measured(way: Any, case: Case, told: Work, before: int | None) -> dict[str, Any]:
+    """Return the record of one case; bytes are those on the GPU beyond `before`."""
+    record: dict[str, Any] = {"case": case.name, "tokens": sum(case.lengths)}
+    try:
+        run, logits = way.prepare(case)
+        idle = used_memory(told.device)
+        record["seconds"] = timed(run)
+        after = used_memory(told.device)
+        if before is not None and idle is not None and after is not None:
+            record |= {"idle_bytes": idle - before, "memory_bytes": after - before}
+        record["error"] = difference(Path(told.folder), case, logits(), told.engine)
+        if told.kernels and told.device != "cpu":
+            record["kernels"] = kernels_of(run)
+    except Exception as failure:  # noqa: BLE001  (whatever it is, the other cases go on)
+        record["failed"] = shortened(failure)
+    return record
 
 
 def difference(folder: Path, case: Case, logits: Any, engine: str) -> float | None:
