@@ -86,7 +86,11 @@ def cached_bundle(
         if fused_attention:
             options.append("--fused-attention")
         print(f"exporting {target}", file=sys.stderr)
-        _run([*_COMMAND, "export", str(checkpoint), *options], f"exporting {target}", seconds)
+        try:
+            _run([*_COMMAND, "export", str(checkpoint), *options], f"exporting {target}", seconds)
+        finally:
+            for left in cache.glob(f".{target.name}.partial-*"):  # of an export that was killed
+                shutil.rmtree(left, ignore_errors=True)
     return target
 
 
