@@ -303,7 +303,10 @@ def main() -> None:
     chosen.engines = [engine for engine in ENGINES if engine in (chosen.engines or there)]
     if not set(chosen.engines) <= set(there):
         parser.error(f"there is no bundle for {', '.join(set(chosen.engines) - set(there))}; give it")
-    chosen.lengths, chosen.batches = chosen.lengths or list(LENGTHS), chosen.batches or list(BATCHES)
+    chosen.lengths = list(dict.fromkeys(chosen.lengths or LENGTHS))
+    chosen.batches = list(dict.fromkeys(chosen.batches or BATCHES))
+    if len(set(chosen.mixed)) < 2:
+        parser.error(f"--mixed is {' '.join(map(str, chosen.mixed))}; give at least two different lengths")
     chosen.device, gpu = ("cpu", "") if chosen.cpu else find_device()
     if chosen.device == "cpu" and not chosen.cpu:
         sys.exit(
@@ -339,6 +342,7 @@ def main() -> None:
 def write(target: Path | None, report: dict[str, Any]) -> None:
     """Replace the file at once, so that whoever ends this script leaves a whole one."""
     if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
         stage = target.with_name(f"{target.name}.part")
         stage.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         stage.replace(target)

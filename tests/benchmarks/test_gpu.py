@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import gpu
@@ -60,9 +61,10 @@ def test_what_cannot_be_measured_says_why(
             ["--checkpoint", "model", "--bundle", "bundle", "--engine", gpu_ways.FUSED],
             f"no bundle for {gpu_ways.FUSED}",
         ),
+        (["--mixed", "64", "64"], "--mixed is 64 64; give at least two different lengths"),
     ],
 )
-def test_an_engine_without_its_bundle_is_refused(
+def test_options_that_do_not_go_together_are_refused(
     options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--cpu", *options])
@@ -194,6 +196,12 @@ def test_the_operators_own_graph_gives_the_models_logits(
         wanted = model(**{name: torch.from_numpy(array) for name, array in feeds.items()}).logits.numpy()
     (found,) = ReferenceEvaluator(str(path), new_ops=[_Attention]).run(None, feeds)
     np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_short_runs_warm_up_until_the_clock_is_up() -> None:
+    runs: list[float] = []
+    gpu_ways.timed(lambda: runs.append(time.perf_counter()))
+    assert runs[-21] - runs[0] > 0.09, "the last twenty are timed"
 
 
 def test_errors_are_against_the_reference_of_the_same_documents(tmp_path: Path) -> None:

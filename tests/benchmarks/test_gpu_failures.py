@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 import weakref
@@ -78,6 +79,20 @@ def test_another_process_goes_on_after_a_crash_and_a_spoilt_gpu(
     assert records["1 x 32"]["failed"] == "the process ended with -9"
     assert all("seconds" in records[name] for name in ("mixed padded", "1 x 16"))
     assert len(Path(tmp_path, "processes").read_text(encoding="utf-8").split()) == 3
+
+
+def test_what_is_imported_before_the_fork_leaves_the_gpu_alone() -> None:
+    """A child of a process that has used CUDA cannot use it."""
+    script = f"""
+import importlib, sys, torch
+sys.path.insert(0, {str(Path(gpu.__file__).parent)!r})
+def used(*_, **__): raise SystemExit("CUDA was asked for")
+for name in ("is_available", "device_count", "init", "_lazy_init", "get_device_capability"):
+    setattr(torch.cuda, name, used)
+for name in {gpu_ways.IMPORTED!r}: importlib.import_module(name)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
 
 
 def serve_nothing(theirs: Connection) -> None:
@@ -180,6 +195,12 @@ def test_the_file_holds_what_was_measured_when_the_script_ends_early(
         run_main(lambda *_: None, "--size", "base")
     (one,) = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["results"]
     assert one["seconds"] == 1.0
+
+
+def test_the_same_case_is_measured_once(run_main: Callable[..., list[dict[str, Any]]]) -> None:
+    options = ("--length", "64", "--batch", "1", "--size", "base", "--engine", "onnxruntime")
+    cases = [one["case"] for one in run_main(lambda *_: None, *options)]
+    assert cases == ["mixed padded", "mixed packed", "1 x 64"]
 
 
 def test_exports_get_half_of_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
