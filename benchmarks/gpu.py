@@ -126,13 +126,12 @@ def run_engine(told: Work, seconds: float) -> Iterator[dict[str, Any]]:
     left = [case.name for case in told.cases()]
     ended = None
     while left and not ended:
-        remaining = deadline - time.monotonic()
-        if remaining < 1:
+        if deadline - time.monotonic() < 1:
             ended = {"skipped": "no time was left"}
             break
         worker = Worker()
         try:
-            for record in worker.records(replace(told, only=tuple(left)), remaining):
+            for record in worker.records(replace(told, only=tuple(left)), deadline - time.monotonic()):
                 left.remove(record["case"])
                 yield record
                 if not left:
