@@ -247,6 +247,7 @@ def goals(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def show(results: list[dict[str, Any]], ratios: list[dict[str, Any]]) -> None:
     """Print both as tables."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("size", "engine", "case", "ms", "tokens/s", "MB on the GPU", "error", "why not")
@@ -260,7 +261,7 @@ def show(results: list[dict[str, Any]], ratios: list[dict[str, Any]]) -> None:
             f"{one['tokens'] / seconds:,.0f}" if seconds else "",
             "" if memory is None else f"{memory / 1e6:,.0f}",
             "" if error is None else f"{error:.1e}",
-            one.get("failed") or one.get("skipped") or "",
+            escape(one.get("failed") or one.get("skipped") or ""),
         )
     console = Console(width=None if Console().is_terminal else 150)
     console.print(table)
@@ -320,7 +321,7 @@ def main() -> None:
     report |= {"versions": library_versions(), "goals": [], "results": []}
     results = report["results"]
     write(chosen.json, report)
-    sizes = ["own"] if own else chosen.size or ["base", "large"]
+    sizes = ["own"] if own else list(dict.fromkeys(chosen.size or ["base", "large"]))
     sources: dict[str, Sources] = {"own": (chosen.checkpoint, dict(own))}
     if not own:
         cache = chosen.cache or DEFAULT_CACHE

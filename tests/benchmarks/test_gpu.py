@@ -198,6 +198,12 @@ def test_the_operators_own_graph_gives_the_models_logits(
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
+def test_a_reason_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "[ONNXRuntimeError] : [/lib/x.so]"
+    gpu.show([{"size": "base", "engine": "onnxruntime", "case": "1 x 64", "failed": reason}], [])
+    assert "[ONNXRuntimeError]" in capsys.readouterr().out
+
+
 def test_short_runs_warm_up_until_the_clock_is_up() -> None:
     runs: list[float] = []
     gpu_ways.timed(lambda: runs.append(time.perf_counter()))
