@@ -56,7 +56,7 @@ class AioGrpcTransport:
         arguments = infer_arguments(self._grpc, call, timeout)
         with self._failures(call.at, timeout):
             result = await self._open().infer(**arguments, headers=self._headers)
-        return read_outputs(self._grpc, result, call.at(self._server))
+        return read_outputs(self._grpc, result, call, self._server)
 
     async def ask(self, inquiry: Inquiry, timeout: float) -> Any:
         """See `AsyncTransport.ask`."""

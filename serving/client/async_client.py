@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
@@ -60,7 +61,7 @@ class AsyncClient:
                 …
 
     A client belongs to one event loop, that of its first call; any number of tasks may use it. A cancelled
-    task gives its request up at once.
+    task gives its request up at once. After a fork, open a new one in the child process.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class AsyncClient:
         connection = make_connection(self._builder.address, tls, headers)
         self._transport = transport or open_async_transport(connection)
         self._closed = False
+        self._process: int | None = None
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -240,7 +242,8 @@ class AsyncClient:
         """Close the connections. Calls in flight in other tasks fail. May be called twice."""
         if not self._closed:
             self._closed = True
-            await self._transport.close()
+            if self._process in (None, os.getpid()):  # another process's connections are not ours to close
+                await self._transport.close()
 
     async def _infer(self, job: InferenceJob[_Result]) -> _Result:
         outputs = await self._send(lambda timeout: self._transport.infer(job.call, timeout), job.timeout)
@@ -304,3 +307,10 @@ class AsyncClient:
     def _check_open(self) -> None:
         if self._closed:
             raise RequestError(f"the client of {self._builder.server} is closed; open a new one")
+        if self._process is None:
+            self._process = os.getpid()
+        if self._process != os.getpid():
+            raise RequestError(
+                f"the client of {self._builder.server} was used before this process was forked, and its "
+                "connections are the parent's; open a new AsyncClient in each process"
+            )

@@ -21,6 +21,7 @@ from .calls import (
     decode_windowed_classification,
 )
 from .connection import Tls, make_connection
+from .forks import renew_after_fork
 from .inquiries import (
     Inquiry,
     ModelLimits,
@@ -59,7 +60,8 @@ class Client:
             client.classify("…").label
             client.answer("Where is the key?", "…", top_k=3)
 
-    One client may be used by many threads, and should be: it keeps its connections. Several texts in one call
+    One client may be used by many threads, and should be: it keeps its connections. A forked process may use
+    its parent's client: it makes its own connections. Several texts in one call
     are sent as concurrent requests, which the server batches, and their results come in the order of the
     texts; the first that fails raises its error with its index, and those not sent yet are not sent.
 
@@ -120,6 +122,7 @@ class Client:
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._closed = False
+        renew_after_fork(self._renew)
 
     def __enter__(self) -> Client:
         return self
@@ -320,6 +323,10 @@ class Client:
         if executor is not None:
             executor.shutdown(wait=False, cancel_futures=True)
         self._transport.close()
+
+    def _renew(self) -> None:
+        """Forget the parent process's threads; called in a child process after a fork."""
+        self._lock, self._executor = threading.Lock(), None
 
     def _infer(self, job: InferenceJob[_Result]) -> _Result:
         outputs = self._send(lambda timeout: self._transport.infer(job.call, timeout), job.timeout)

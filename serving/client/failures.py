@@ -22,7 +22,7 @@ from ..runtime.errors import (
     ServingError,
 )
 
-__all__ = ["STATUS_ERRORS", "failure"]
+__all__ = ["STATUS_ERRORS", "check_identity", "failure"]
 
 STATUS_ERRORS: dict[str, type[ServingError]] = {
     "StatusCode.ABORTED": InferenceFailed,
@@ -103,6 +103,24 @@ def failure(status: str | None, message: str | None, where: str) -> ServingError
         status_shown = f" (status {status})" if status else ""
         return RequestError(f"{where} did not take the request{status_shown}: {text}")
     return kind(said.format(where=where, text=text))
+
+
+def check_identity(answered: object, asked: str, where: str) -> None:
+    """Take no answer for that to another request.
+
+    Args:
+        answered: the id in the answer. A server that leaves it out, as the protocol lets it, repeats `asked`.
+        asked: the request's id.
+        where: names model, server and request.
+
+    Raises:
+        InferenceFailed: they differ.
+    """
+    if answered != asked:
+        raise InferenceFailed(
+            f"{where} gave the answer to another request, {answered!r}; something between client and server, "
+            "such as a proxy, mixes answers up"
+        )
 
 
 def _kind(status: str | None, message: str) -> type[ServingError]:

@@ -10,7 +10,7 @@ from typing import Any
 from ..runtime.errors import InferenceFailed, RequestError
 from .calls import InferenceCall, Outputs
 from .connection import Connection
-from .failures import failure
+from .failures import check_identity, failure
 from .inquiries import Inquiry, Topic
 
 __all__ = [
@@ -93,14 +93,17 @@ def infer_arguments(module: Any, call: InferenceCall, timeout: float) -> dict[st
     }
 
 
-def read_outputs(module: Any, result: Any, where: str) -> Outputs:
+def read_outputs(module: Any, result: Any, call: InferenceCall, server: str) -> Outputs:
     """Return the tensors of a response.
 
     Raises:
-        InferenceFailed: a tensor cannot be read.
+        InferenceFailed: a tensor cannot be read, or it is another request's answer.
     """
+    where = call.at(server)
+    response = result.get_response()
+    check_identity(response.id or call.request_id, call.request_id, where)
     try:
-        return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+        return {output.name: result.as_numpy(output.name) for output in response.outputs}
     except (ValueError, TypeError, KeyError, IndexError, module.InferenceServerException) as error:
         raise InferenceFailed(f"{where} returned tensors that cannot be read: {error}") from error
 

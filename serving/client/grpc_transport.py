@@ -47,7 +47,7 @@ class GrpcTransport:
         arguments = infer_arguments(self._grpc, call, timeout)
         with grpc_failures(self._grpc, lambda: call.at(self._server), ValueError, timeout):
             result = self._client.infer(**arguments, headers=self._headers)
-        return read_outputs(self._grpc, result, call.at(self._server))
+        return read_outputs(self._grpc, result, call, self._server)
 
     def ask(self, inquiry: Inquiry, timeout: float) -> Any:
         """See `Transport.ask`."""

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from ..runtime.errors import InferenceFailed, RequestError, ServingError
 from .calls import InferenceCall, Outputs
-from .failures import failure
+from .failures import check_identity, failure
 from .inquiries import Inquiry, Topic
 
 __all__ = [
@@ -34,6 +34,7 @@ class HttpRequest:
         method: `GET` or `POST`.
         path: begins with `/v2`.
         where: names model, server and request for error messages.
+        identity: of an inference: what the server repeats in its answer.
         body: what is posted.
         headers: of this request alone.
     """
@@ -41,6 +42,7 @@ class HttpRequest:
     method: str
     path: str
     where: str
+    identity: str = ""
     body: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -74,7 +76,14 @@ def infer_request(module: Any, call: InferenceCall, timeout: float, server: str)
     if header_length is not None:
         headers[HEADER_LENGTH] = str(header_length)
     path = f"/v2/models/{quote(call.model, safe='')}/infer"
-    return HttpRequest(method="POST", path=path, where=call.at(server), body=body, headers=headers)
+    return HttpRequest(
+        method="POST",
+        path=path,
+        where=call.at(server),
+        identity=call.request_id,
+        body=body,
+        headers=headers,
+    )
 
 
 def read_outputs(
@@ -92,8 +101,9 @@ def read_outputs(
         result = module.InferenceServerClient.parse_response_body(
             content, header_length=None if header_length is None else int(header_length)
         )
-        names = [output["name"] for output in result.get_response()["outputs"]]
-        return {name: result.as_numpy(name) for name in names}
+        response = result.get_response()
+        answered = response.get("id", request.identity)
+        outputs = {output["name"]: result.as_numpy(output["name"]) for output in response["outputs"]}
     except (
         ValueError,
         TypeError,
@@ -106,6 +116,8 @@ def read_outputs(
             f"{request.where} returned what cannot be read as a KServe v2 response "
             f"({type(error).__name__}: {error})"
         ) from error
+    check_identity(answered, request.identity, request.where)
+    return outputs
 
 
 def inquiry_request(inquiry: Inquiry, server: str) -> HttpRequest:

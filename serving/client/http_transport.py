@@ -18,6 +18,7 @@ from ..runtime.errors import DeadlineExceeded, RequestError
 from .calls import InferenceCall, Outputs
 from .connection import Connection, Tls
 from .failures import failure
+from .forks import renew_after_fork
 from .http_messages import (
     HEADER_LENGTH,
     HttpRequest,
@@ -63,6 +64,7 @@ class HttpTransport:
         self._idle: deque[http.client.HTTPConnection] = deque()
         self._lock = threading.Lock()
         self._closed = False
+        renew_after_fork(self._renew)
 
     def infer(self, call: InferenceCall, timeout: float) -> Outputs:
         """See `Transport.infer`."""
@@ -85,6 +87,13 @@ class HttpTransport:
             idle, self._idle = self._idle, deque()
         for connection in idle:
             connection.close()
+
+    def _renew(self) -> None:
+        """Forget the parent process's connections."""
+        idle, self._idle = self._idle, deque()
+        self._lock = threading.Lock()
+        for connection in idle:
+            connection.close()  # closes this process's descriptor: no TLS message, no shutdown
 
     def _exchange(self, request: HttpRequest, deadline: _Deadline) -> tuple[http.client.HTTPResponse, bytes]:
         """Send a request and read the whole response."""

@@ -120,6 +120,23 @@ def test_tensors_that_cannot_be_read(
         client.classify("a")
 
 
+def test_the_answer_to_another_request_is_none(
+    open_client: OpenClient,
+    serve_grpc: ServeGrpc,
+    grpc_answer: Callable[[Outputs], Any],
+    classification_outputs: Outputs,
+) -> None:
+    def infer(request: Any, context: Any) -> Any:
+        answer = grpc_answer(classification_outputs)
+        answer.id = "mine" if request.id == "mine" else "other"
+        return answer
+
+    with open_client(serve_grpc(infer)) as client:
+        assert client.classify("a", request_id="mine").label == "weather"
+        with pytest.raises(InferenceFailed, match="the answer to another request, 'other'"):
+            client.classify("a")
+
+
 def test_an_http_port(open_client: OpenClient, serve_connections: Callable[..., str]) -> None:
     url = serve_connections(lambda connection, index: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
     with open_client(url.replace("http", "grpc")) as client, pytest.raises(ServerUnavailable):
