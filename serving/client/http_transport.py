@@ -7,11 +7,13 @@ and has no deadline for a whole request, so only its message encoding and decodi
 from __future__ import annotations
 
 import http.client
+import io
 import socket
 import ssl
 import threading
 import time
 from collections import deque
+from functools import partial
 from typing import Any
 
 from ..runtime.errors import DeadlineExceeded, RequestError
@@ -133,9 +135,9 @@ class HttpTransport:
             headers = {**self._headers, **request.headers}
             path = self._address.path + request.path
             connection.request(request.method, path, body=request.body, headers=headers)
-            connection.sock.settimeout(deadline.remaining())
+            connection.response_class = partial(_Response, deadline=deadline)  # type: ignore[assignment]
             response = connection.getresponse()
-            content = _read(response, connection, deadline)
+            content = _read(response)
             done = connection.sock is not None
             return response, content
         finally:
@@ -196,16 +198,41 @@ class _Deadline:
         return error
 
 
-def _read(
-    response: http.client.HTTPResponse, connection: http.client.HTTPConnection, deadline: _Deadline
-) -> bytes:
-    """Read a body in pieces as they arrive, so that a trickle of bytes cannot outlast the deadline."""
+class _Response(http.client.HTTPResponse):
+    """A response whose every byte must come before the deadline: http.client knows a limit for each `recv`
+    alone, so a trickle of header lines, or of `100 Continue`, would never end."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, deadline: _Deadline, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Reader(sock, deadline))
+
+
+class _Reader(io.RawIOBase):
+    """Reads from a socket, each time with the time that is left."""
+
+    def __init__(self, sock: socket.socket, deadline: _Deadline) -> None:
+        self._sock = sock
+        self._stream = sock.makefile("rb", buffering=0)
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(self._deadline.remaining())
+        return self._stream.readinto(buffer)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """Read a body in pieces as they arrive: its length is the server's word."""
     content = bytearray()
     expected = None if response.chunked else response.length
     while expected is None or len(content) < expected:
-        left = deadline.remaining()
-        if connection.sock is not None:
-            connection.sock.settimeout(left)
         piece = response.read1(_CHUNK if expected is None else min(_CHUNK, expected - len(content)))
         if not piece and expected is not None:
             raise http.client.IncompleteRead(bytes(content), expected - len(content))

@@ -194,7 +194,23 @@ def send_a_trickle_of_body(connection: socket.socket) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("send", [send_nothing, send_a_trickle_of_body])
+def send_a_trickle_of_header(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    for number in range(60):
+        connection.sendall(b"X-%d: a\r\n" % number)
+        time.sleep(0.05)
+
+
+def send_continue_again_and_again(connection: socket.socket) -> None:
+    for _ in range(60):
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "send",
+    [send_nothing, send_a_trickle_of_body, send_a_trickle_of_header, send_continue_again_and_again],
+)
 def test_the_deadline_holds_for_the_whole_call(
     open_client: OpenClient,
     serve_connections: Serve,
