@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import RequestError
@@ -82,7 +81,7 @@ class AioHttpTransport:
             raise RequestError(f"{request.where}: the client is closed; open a new one")
         http = self._aiohttp
         try:
-            return await self._attempt(request, timeout)
+            return await self._send(request, timeout)
         except asyncio.TimeoutError as error:
             raise failure("504", f"no answer after {timeout:.3g} s", request.where) from error
         except http.ClientConnectorCertificateError as error:
@@ -99,22 +98,9 @@ class AioHttpTransport:
         except (http.ClientError, OSError, RuntimeError) as error:  # RuntimeError: closed meanwhile
             raise cut_off(str(error), request.where) from error
 
-    async def _attempt(self, request: HttpRequest, timeout: float) -> tuple[int, str | None, bytes]:
-        end = asyncio.get_running_loop().time() + timeout
-        context = SimpleNamespace(reused=False)
-        try:
-            return await self._send(request, timeout, context)
-        except (self._aiohttp.ServerDisconnectedError, self._aiohttp.ClientOSError):
-            # The server may close an idle connection at any time, even as we write to it. Nothing was
-            # answered, and an inference has no effect but its answer, so it can be sent again.
-            left = end - asyncio.get_running_loop().time()
-            if not context.reused or left <= 0 or self._closed:
-                raise
-        return await self._send(request, left, SimpleNamespace(reused=False))
-
-    async def _send(
-        self, request: HttpRequest, timeout: float, context: SimpleNamespace
-    ) -> tuple[int, str | None, bytes]:
+    async def _send(self, request: HttpRequest, timeout: float) -> tuple[int, str | None, bytes]:
+        # Where an idle connection breaks under a GET, aiohttp sends it again. An inference may have begun: it
+        # is sent again if `RetryPolicy` says so.
         async with self._open().request(
             request.method,
             self._server + request.path,
@@ -122,20 +108,13 @@ class AioHttpTransport:
             headers={**self._headers, **request.headers},
             timeout=self._aiohttp.ClientTimeout(total=timeout),
             allow_redirects=False,
-            trace_request_ctx=context,
         ) as response:
             return response.status, response.headers.get(HEADER_LENGTH), await response.read()
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             http = self._aiohttp
-            tracing = http.TraceConfig()
-            tracing.on_connection_reuseconn.append(_mark_reused)
             # No limit here: the client bounds what is in flight
             connector = http.TCPConnector(limit=0, ssl=True if self._tls is None else self._tls)
-            self._session = http.ClientSession(connector=connector, trace_configs=[tracing])
+            self._session = http.ClientSession(connector=connector)
         return self._session
-
-
-async def _mark_reused(session: Any, context: SimpleNamespace, parameters: Any) -> None:
-    context.trace_request_ctx.reused = True

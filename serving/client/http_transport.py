@@ -86,9 +86,7 @@ class HttpTransport:
         """Close the idle connections, and those in use when their calls end."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, deque()
-        for connection in idle:
-            connection.close()
+        self._close_idle()
 
     def _renew(self) -> None:
         """Forget the parent process's connections."""
@@ -97,6 +95,12 @@ class HttpTransport:
         for connection in idle:
             connection.close()  # closes this process's descriptor: no TLS message, no shutdown
 
+    def _close_idle(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, deque()
+        for connection in idle:
+            connection.close()
+
     def _exchange(self, request: HttpRequest, deadline: _Deadline) -> tuple[http.client.HTTPResponse, bytes]:
         """Send a request and read the whole response."""
         connection, reused = self._take(request.where)
@@ -104,9 +108,12 @@ class HttpTransport:
             try:
                 return self._attempt(connection, request, deadline)
             except _DISCONNECTED:
-                # The server may close an idle connection at any time, even as we write to it. Nothing was
-                # answered, and an inference has no effect but its answer, so it can be sent again.
+                # The server may close an idle connection at any time, even as we write to it, and then the
+                # others too. An inference may have begun: it is sent again if `RetryPolicy` says so.
                 if not reused:
+                    raise
+                self._close_idle()
+                if request.body is not None:
                     raise
             return self._attempt(self._new(), request, deadline)
         except TimeoutError as error:

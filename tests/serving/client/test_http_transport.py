@@ -21,6 +21,7 @@ from longserve.serving import (
     ModelNotFound,
     Overloaded,
     RequestError,
+    RetryPolicy,
     ServerUnavailable,
     ServingError,
 )
@@ -254,13 +255,15 @@ def test_a_connection_that_the_server_closed_meanwhile_is_replaced(
     assert answered == [0, 1, 2]
 
 
-def test_a_kept_connection_that_breaks_under_the_request_is_tried_once_more(
-    open_client: OpenClient,
+@pytest.fixture
+def breaking(
     serve_connections: Serve,
     read_request: ReadRequest,
     http_answer: Callable[[Outputs], bytes],
     classification_outputs: Outputs,
-) -> None:
+) -> tuple[str, list[int]]:
+    """A server that hangs up on the second request of its first connection; and the connections of all
+    requests that it got."""
     seen: list[int] = []
 
     def handler(connection: socket.socket, index: int) -> None:
@@ -270,8 +273,36 @@ def test_a_kept_connection_that_breaks_under_the_request_is_tried_once_more(
                 return  # hangs up on the second request of the first connection
             connection.sendall(http_answer(classification_outputs))
 
-    with open_client(serve_connections(handler)) as client:
+    return serve_connections(handler), seen
+
+
+def test_a_request_whose_kept_connection_breaks_is_sent_as_often_as_the_policy_says(
+    open_client: OpenClient, breaking: tuple[str, list[int]]
+) -> None:
+    url, seen = breaking
+    with open_client(url, retry=RetryPolicy(attempts=1)) as client:
+        assert client.classify("a").label == "weather"
+        with pytest.raises(ServerUnavailable, match="the server closed the connection"):
+            client.classify("b")
+    assert seen == [0, 0]
+
+
+def test_a_request_whose_kept_connection_breaks_is_sent_again_on_a_new_one(
+    open_client: OpenClient, breaking: tuple[str, list[int]]
+) -> None:
+    url, seen = breaking
+    with open_client(url, retry=RetryPolicy(attempts=2)) as client:
         assert client.classify("a").label == client.classify("b").label == "weather"
+    assert seen == [0, 0, 1]
+
+
+def test_a_server_is_ready_although_a_kept_connection_breaks(
+    open_client: OpenClient, breaking: tuple[str, list[int]]
+) -> None:
+    url, seen = breaking
+    with open_client(url) as client:
+        assert client.server_ready()
+        assert client.server_ready()
     assert seen == [0, 0, 1]
 
 
