@@ -110,6 +110,7 @@ def read_outputs(
         KeyError,
         IndexError,
         AttributeError,
+        RecursionError,
         module.InferenceServerException,
     ) as error:
         raise InferenceFailed(
@@ -150,7 +151,7 @@ def read_inquiry(inquiry: Inquiry, status: int, content: bytes, where: str) -> A
         raise failure(str(status), _reason(content), where)
     try:
         answer = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InferenceFailed(f"{where} answered what is not JSON: {error}") from error
     if inquiry.topic is Topic.STATISTICS:
         return answer.get("model_stats", []) if isinstance(answer, dict) else answer
@@ -172,7 +173,7 @@ def _reason(content: bytes) -> str:
     """The server's reason in an error response; any other text, cut short, where it is not Triton's JSON."""
     try:
         parsed = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = None
     if isinstance(parsed, dict) and isinstance(parsed.get("error"), str):
         return str(parsed["error"])

@@ -112,6 +112,8 @@ def test_binary_tensors_are_read(
         ("418 Teapot", b'["short"]', RequestError, "status 418"),
         ("200 OK", b"not json", InferenceFailed, "cannot be read as a KServe v2 response"),
         ("200 OK", b"", InferenceFailed, "cannot be read"),
+        ("200 OK", b"[" * 200_000, InferenceFailed, "cannot be read.*RecursionError"),
+        ("500 Oops", b"[" * 200_000, InferenceFailed, r"\[\[…"),
         ("200 OK", b"[]", InferenceFailed, "cannot be read"),
         ("200 OK", b'{"outputs":[{"name":"LABEL"}]}', InferenceFailed, "cannot be read"),
         ("200 OK", b'{"outputs":[]}', InferenceFailed, "returned nothing but not LABEL"),
@@ -136,6 +138,14 @@ def test_failures_in_answers(
         with pytest.raises(kind, match=cause) as caught:
             client.classify("a")
         assert type(caught.value) is kind
+
+
+def test_an_inquirys_answer_that_cannot_be_read(
+    open_client: OpenClient, serve_answer: Callable[..., str], make_http_message: Message
+) -> None:
+    url = serve_answer(make_http_message("200 OK", b"[" * 200_000))
+    with open_client(url) as client, pytest.raises(InferenceFailed, match="not JSON"):
+        client.models()
 
 
 def test_no_server(open_client: OpenClient, free_port: int) -> None:
