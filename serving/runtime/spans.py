@@ -20,7 +20,8 @@ windows, and the null score as minimum over them, is BERT's `run_squad.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,8 @@ __all__ = ["Span", "WindowLogits", "best_spans", "best_spans_of_windows", "trimm
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 
-_BLOCK_ELEMENTS = 1 << 20
+_PART = -1
+"""The rank of what is left of a range, in `_ranked_spans`."""
 _LAST_SPACE = 0x3000
 _SPACES = np.array([chr(code).isspace() for code in range(_LAST_SPACE + 1)])
 
@@ -163,60 +165,81 @@ def _distinct_best(
     max_answer_tokens: int,
 ) -> list[tuple[float, int, int]]:
     """The `top_k` best (sum of logits, start character, end character) with distinct characters."""
-    keep = 2 * top_k + 8
-    while True:
-        complete = True
-        found: list[tuple[float, int, int]] = []
-        for window in windows:
-            candidates, all_of_them = _window_candidates(window, bounds, keep, max_answer_tokens)
-            found.extend(candidates)
-            complete = complete and all_of_them
-        found.sort(key=lambda candidate: (-candidate[0], candidate[1], candidate[2]))
-        best: dict[tuple[int, int], float] = {}
-        for logit, start, end in found if complete else found[:keep]:
-            best.setdefault((start, end), logit)
-        if complete or len(best) >= top_k:
-            return [(logit, start, end) for (start, end), logit in best.items()][:top_k]
-        keep *= 4
+    best: dict[tuple[int, int], float] = {}
+    for negative, start, end in heapq.merge(
+        *(_ranked_spans(window, bounds, max_answer_tokens) for window in windows)
+    ):
+        best.setdefault((start, end), -negative)
+        if len(best) == top_k:
+            break
+    return [(logit, start, end) for (start, end), logit in best.items()]
 
 
-def _window_candidates(
-    window: WindowLogits, bounds: tuple[Int64Array, Int64Array], keep: int, max_answer_tokens: int
-) -> tuple[list[tuple[float, int, int]], bool]:
-    """The `keep` best spans of one window, and whether these are all that it has.
+def _ranked_spans(
+    window: WindowLogits, bounds: tuple[Int64Array, Int64Array], max_answer_tokens: int
+) -> Iterator[tuple[float, int, int]]:
+    """Yield the spans of one window, best first, as (minus the sum of logits, start and end character).
 
-    Only spans of legal length are scored: row i of a block holds the ends i, i + 1, … of start i, so the
-    work is tokens times max_answer_tokens, in blocks of bounded size.
+    The best span that begins at a token ends at the largest end logit of a range of tokens. Each span taken
+    leaves two ranges, before and after its end, whose best spans are the next candidates; so the work is
+    tokens times the logarithm of max_answer_tokens, and a search for each span that is taken.
     """
     tokens = len(window.start)
-    width = min(max_answer_tokens, tokens)
     here = slice(window.first, window.first + tokens)
     first_character, last_character = bounds[0][here], bounds[1][here]
-    starts = np.asarray(window.start, dtype=np.float64)
-    ends = np.concatenate([np.asarray(window.end, dtype=np.float64), np.full(width - 1, -np.inf)])
-    end_rows = np.lib.stride_tricks.sliding_window_view(ends, width)
-    character_rows = np.lib.stride_tricks.sliding_window_view(
-        np.concatenate([last_character, np.full(width - 1, -1)]), width
-    )
-    rows = max(1, _BLOCK_ELEMENTS // width)
-    found: list[tuple[float, int, int]] = []
-    complete = True
-    for top in range(0, tokens, rows):
-        block = slice(top, top + rows)
-        legal = first_character[block, None] < character_rows[block]
-        scores = np.where(legal, starts[block, None] + end_rows[block], -np.inf).ravel()
-        if scores.size > keep:
-            chosen = np.argpartition(scores, scores.size - keep)[scores.size - keep :]
-            complete = complete and not np.isfinite(scores[chosen]).all()
-        else:
-            chosen = np.arange(scores.size)
-        for index in chosen[np.isfinite(scores[chosen])]:
-            start, length = divmod(int(index), width)
-            found.append(
-                (
-                    float(scores[index]),
-                    int(first_character[top + start]),
-                    int(last_character[top + start + length]),
-                )
+    starts, ends = (np.asarray(logits, dtype=np.float64) for logits in (window.start, window.end))
+    width = min(max_answer_tokens, tokens)
+    largest = _RangeMaximum(ends, width)
+    begins = np.arange(tokens)
+    legal = np.searchsorted(np.maximum.accumulate(last_character), first_character, side="right")
+    low, high = np.maximum(begins, legal), np.minimum(begins + width, tokens)
+    begins = np.flatnonzero(low < high)
+    best = largest.index(low[begins], high[begins])
+    order = np.lexsort((last_character[best], first_character[begins], -(starts[begins] + ends[best])))
+    heap: list[tuple[Any, ...]] = []
+
+    def push(begin: int, low: int, high: int, rank: int) -> None:
+        if low < high:
+            end = largest.index(low, high)
+            characters = int(first_character[begin]), int(last_character[end])
+            heapq.heappush(
+                heap, (-float(starts[begin] + ends[end]), *characters, rank, begin, end, low, high)
             )
-    return found, complete
+
+    def push_whole(rank: int) -> None:
+        if rank < order.size:
+            begin = int(begins[order[rank]])
+            push(begin, int(low[begin]), int(high[begin]), rank)
+
+    push_whole(0)
+    while heap:
+        negative, start, stop, rank, begin, end, lowest, highest = heapq.heappop(heap)
+        if start < stop:
+            yield negative, start, stop
+        push(begin, lowest, end, _PART)
+        push(begin, end + 1, highest, _PART)
+        if rank != _PART:
+            push_whole(rank + 1)
+
+
+class _RangeMaximum:
+    """Where the largest value of a range is, the first of them where several are (a sparse table: Bender and
+    Farach-Colton, "The LCA Problem Revisited", 2000)."""
+
+    def __init__(self, values: Float64Array, longest: int) -> None:
+        """Prepare for ranges of up to `longest` of the values."""
+        self._values = values
+        positions = np.arange(values.size)
+        levels = [positions]
+        for level in range(longest.bit_length() - 1):
+            following = levels[-1][np.minimum(positions + (1 << level), values.size - 1)]
+            levels.append(self._larger(levels[-1], following))
+        self._table = np.stack(levels)
+
+    def index(self, low: Any, high: Any) -> Any:
+        """Of the range `low` to `high`, not included; numbers, or arrays of one shape."""
+        level = np.frexp(high - low)[1] - 1
+        return self._larger(self._table[level, low], self._table[level, high - (1 << level)])
+
+    def _larger(self, left: Any, right: Any) -> Any:
+        return np.where(self._values[right] > self._values[left], right, left)
