@@ -122,7 +122,7 @@ class Client:
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._closed = False
-        renew_after_fork(self._renew)
+        renew_after_fork(self, Client._renew)
 
     def __enter__(self) -> Client:
         return self

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from weakref import WeakMethod
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 __all__ = ["renew_after_fork"]
 
-_renewals: set[WeakMethod[Callable[[], None]]] = set()
+_Owner = TypeVar("_Owner")
+_renewals: WeakKeyDictionary[Any, Callable[[Any], None]] = WeakKeyDictionary()
 
 
-def renew_after_fork(renew: Callable[[], None]) -> None:
-    """Have a method called in every child process as soon as it is forked, as long as its object lives."""
-    _renewals.add(WeakMethod(renew, _renewals.discard))
+def renew_after_fork(owner: _Owner, renew: Callable[[_Owner], None]) -> None:
+    """Have `renew(owner)` called in every child process that is forked while the owner lives."""
+    _renewals[owner] = renew
 
 
 def _renew_all() -> None:
-    for reference in list(_renewals):
-        renew = reference()
-        if renew is not None:
-            renew()
+    for owner, renew in list(_renewals.items()):
+        renew(owner)
 
 
 if hasattr(os, "register_at_fork"):  # where there is no fork, there is nothing to do

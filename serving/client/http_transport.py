@@ -66,7 +66,7 @@ class HttpTransport:
         self._idle: deque[http.client.HTTPConnection] = deque()
         self._lock = threading.Lock()
         self._closed = False
-        renew_after_fork(self._renew)
+        renew_after_fork(self, HttpTransport._renew)
 
     def infer(self, call: InferenceCall, timeout: float) -> Outputs:
         """See `Transport.infer`."""

@@ -406,6 +406,7 @@ def test_forked_processes_do_not_share_connections(echo_url: str, script: str) -
     command = [sys.executable, "-c", script, echo_url]
     process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert process.returncode == 0, process.stdout + process.stderr
+    assert "Exception ignored" not in process.stderr
 
 
 def test_the_answer_to_another_request_is_none(
