@@ -106,7 +106,9 @@ class TritonPythonModel:
         self._cache = EncoderCache(int(parameters.get("response_cache", "0")))
         self._turns = Turns(in_flight := int(parameters["max_in_flight"]))
         self._encoding = ThreadPoolExecutor(in_flight, thread_name_prefix="encoder")
+        # A large text takes a second to tokenize, and its results as long: never on the event loop.
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        self._decoding = ThreadPoolExecutor(1, thread_name_prefix="decoder")
         self._sending = ThreadPoolExecutor(_SENDERS, thread_name_prefix="sender")
         # A metric that two threads increment at the same time ends Triton 2.51.
         self._reporting = ThreadPoolExecutor(1, thread_name_prefix="metrics")
@@ -127,9 +129,7 @@ class TritonPythonModel:
         self._name, self._version = args["model_name"], args["model_version"]
         self._log_requests = os.environ.get(LOG_REQUESTS) == "1"
         self._metrics = TextMetrics(
-            pb_utils.MetricFamily,
-            {"model": self._name, "version": self._version},
-            bundle.described(),
+            pb_utils.MetricFamily, {"model": self._name, "version": self._version}, bundle.described()
         )
         self._turned_away = TurnedAwayWatch.of_model(
             self._name, lambda count: self._reporting.submit(self._metrics.turn_away, count)
@@ -146,7 +146,7 @@ class TritonPythonModel:
             self._turned_away.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        for executor in (self._encoding, self._reading, self._sending):
+        for executor in (self._encoding, self._reading, self._decoding, self._sending):
             executor.shutdown(wait=False, cancel_futures=True)
         self._reporting.shutdown(cancel_futures=True)
         del self._metrics  # a metric that outlives its model ends the process with a fault of memory
@@ -219,42 +219,45 @@ class TritonPythonModel:
     ) -> list[Any]:
         options = ClassificationOptions.from_parameters(_parameters(asked))
         texts = _texts(asked, "TEXT")
-        prepared = await self._read(
+        prepared = await self._loop.run_in_executor(
+            self._reading,
             lambda: [
                 _in_row(i, texts, pipeline.prepare, text, options, record) for i, text in enumerate(texts)
-            ]
+            ],
         )
         encoded = await asyncio.gather(*(self._encode(item.sequences, asked, record) for item in prepared))
         rows = list(zip(prepared, encoded, strict=True))
+        finish: Callable[..., Any] = pipeline.finish_windows if options.window_results else pipeline.finish
+        results = [await self._decode(finish, item, outputs, record) for item, outputs in rows]
         if not options.window_results:
-            return _classification_tensors([pipeline.finish(item, outputs, record) for item, outputs in rows])
-        results = [pipeline.finish_windows(item, outputs, record) for item, outputs in rows]
+            return _classification_tensors(results)
         tensors = _classification_tensors([result.combined for result in results])
-        return [*tensors, _window_tensor([result.windows for result in results])]
+        return [*tensors, await self._decode(_window_tensor, [result.windows for result in results])]
 
     async def _answer_questions(
         self, pipeline: QuestionAnsweringPipeline, asked: _Asked, record: RequestRecord
     ) -> list[Any]:
         options = QuestionAnsweringOptions.from_parameters(_parameters(asked))
         pairs = list(zip(_texts(asked, "QUESTION"), _texts(asked, "CONTEXT"), strict=True))
-        prepared = await self._read(
+        prepared = await self._loop.run_in_executor(
+            self._reading,
             lambda: [
                 _in_row(i, pairs, pipeline.prepare, question, context, options, record)
                 for i, (question, context) in enumerate(pairs)
-            ]
+            ],
         )
         encoded = await asyncio.gather(*(self._encode(item.sequences, asked, record) for item in prepared))
         rows = list(zip(prepared, encoded, strict=True))
         counts = [(item.tokens, len(item.sequences)) for item in prepared]
+        finish: Callable[..., Any] = pipeline.finish_windows if options.window_results else pipeline.finish
+        results = [await self._decode(finish, item, outputs, record) for item, outputs in rows]
         if not options.window_results:
-            return _answer_tensors([pipeline.finish(item, outputs, record) for item, outputs in rows], counts)
-        results = [pipeline.finish_windows(item, outputs, record) for item, outputs in rows]
+            return _answer_tensors(results, counts)
         tensors = _answer_tensors([result.combined for result in results], counts)
-        return [*tensors, _window_tensor([result.windows for result in results])]
+        return [*tensors, await self._decode(_window_tensor, [result.windows for result in results])]
 
-    async def _read(self, prepare: Callable[[], list[Any]]) -> list[Any]:
-        """Tokenize in a thread of its own: a large text takes a second, and the tokenizer lets others run."""
-        return await self._loop.run_in_executor(self._reading, prepare)
+    def _decode(self, work: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+        return self._loop.run_in_executor(self._decoding, work, *arguments)
 
     async def _encode(
         self, sequences: Sequence[EncoderSequence], asked: _Asked, record: RequestRecord
