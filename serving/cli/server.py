@@ -136,7 +136,8 @@ def repo_command(
         **chosen_gpu(gpu),
     )
     options = with_engine(options, bundle, engine, inference_precision)
-    built = build_repository(bundle, name, output, options)
+    with raise_on_signals(lambda number: KeyboardInterrupt()):  # so that nothing half written stays
+        built = build_repository(bundle, name, output, options)
     click.echo(str(built.encoder))
     for profile in built.unreached:
         click.echo(

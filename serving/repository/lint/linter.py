@@ -12,7 +12,7 @@ from ..config import parse_config
 from . import contents, machine, samples, scheduling, tensors
 from .findings import Finding, Severity
 from .machine import Target
-from .models import Model, Surroundings, error, warning
+from .models import Model, Surroundings, error
 
 __all__ = ["lint_repository"]
 
@@ -92,11 +92,12 @@ def _read(directory: Path, found: list[Finding]) -> Model | None:
     """Read a model's configuration, or say why it cannot be read."""
     if directory.name.startswith(STAGING_PREFIX):
         found.append(
-            warning(
+            error(
                 "left-over",
                 directory.name,
-                "a `longserve repo` that was killed left this directory, which Triton takes for a model",
-                "remove it",
+                "a `longserve repo` that was killed left this directory; Triton takes it for a model without "
+                "configuration and does not start",
+                "remove it, unless a `longserve repo` is writing it now",
             )
         )
         return None

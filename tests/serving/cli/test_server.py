@@ -83,6 +83,29 @@ def repository(classification_bundle: Path, tmp_path_factory: pytest.TempPathFac
     return root
 
 
+KILLED_WHILE_WRITING = """
+import os, sys
+from longserve.serving.command import main
+from longserve.serving.repository import builder
+
+number = int(sys.argv.pop())
+builder._write_text_model = lambda *arguments: os.kill(os.getpid(), number)
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_repo_that_is_stopped_leaves_nothing(
+    classification_bundle: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    command = [sys.executable, "-c", KILLED_WHILE_WRITING, "repo", classification_bundle, "--name", "a", "-o"]
+    result = subprocess.run(
+        [*command, tmp_path, str(int(number))], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (result.returncode, result.stderr.strip()) == (130, "longserve: interrupted")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_serve_prints_its_urls_when_ready_and_ends_with_0(repository: Path, number: signal.Signals) -> None:
     with serving(repository, "--json") as process:

@@ -44,7 +44,8 @@ def test_what_is_not_ours_is_left_alone(build: Build) -> None:
     (repository.path / "theirs" / "config.pbtxt").write_text('name: "theirs" backend: "dali"')
     assert repository.the_only("not-ours").severity is Severity.NOTE
     (repository.path / ".longserve-x1").mkdir()
-    assert [finding.rule for finding in repository.lint()] == ["left-over", "not-ours"]
+    found = [(finding.rule, finding.severity) for finding in repository.lint()]
+    assert found == [("left-over", Severity.ERROR), ("not-ours", Severity.NOTE)]
 
 
 def test_repositories_that_hold_nothing(tmp_path: Path) -> None:
