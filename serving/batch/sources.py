@@ -90,9 +90,11 @@ def open_source(path: Path, settings: BatchSettings) -> RowSource:
 
 
 def texts_of(settings: BatchSettings, values: Sequence[object]) -> Texts | BadRow:
-    """Return what is scored of a row, given the values of its text columns."""
+    """Return what is scored of a row, given the values of its text columns (`BadRow`: not readable)."""
     texts: list[str] = [] if settings.asked is None else [settings.asked]
     for name, value in zip(settings.text_columns, values, strict=True):
+        if isinstance(value, BadRow):
+            return value
         if not isinstance(value, str):
             kind = "null" if value is None else f"of type {type(value).__name__}"
             return BadRow(f"{name!r} is {kind}; give a string")
@@ -107,7 +109,7 @@ class ParquetSource:
         """Open the file and check its columns.
 
         Raises:
-            InvalidInput: no Parquet file, or a column is missing or holds no strings.
+            InvalidInput: no Parquet file, or a column is missing, there twice, or holds no strings.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -123,6 +125,11 @@ class ParquetSource:
             if name not in schema.names:
                 raise InvalidInput(
                     f"{path} has no column {name!r}; it has {', '.join(schema.names)}", reason=Refusal.OPTION
+                )
+            if schema.names.count(name) > 1:
+                raise InvalidInput(
+                    f"{path} has {schema.names.count(name)} columns called {name!r}; rename them",
+                    reason=Refusal.OPTION,
                 )
         for name in settings.text_columns:
             if not _holds_strings(schema.field(name).type):
@@ -205,7 +212,7 @@ class ParquetSource:
             raise InvalidInput(f"{self._path} cannot be read: {error}", reason=Refusal.OPTION) from error
 
     def _inputs(self, table: Any) -> list[Texts | BadRow]:
-        columns = [table.column(name).to_pylist() for name in self._settings.text_columns]
+        columns = [_values(name, table.column(name)) for name in self._settings.text_columns]
         return [texts_of(self._settings, values) for values in zip(*columns, strict=True)]
 
 
@@ -251,9 +258,13 @@ class JsonLinesSource:
                     )
                 if line.strip():
                     fields = _fields(line)
-                    inputs.append(self._input(fields))
+                    row = self._input(fields)
                     for name, values in kept.items():
-                        values.append(_as_text(fields.get(name)) if isinstance(fields, dict) else None)
+                        value = _as_text(name, fields.get(name)) if isinstance(fields, dict) else None
+                        if isinstance(value, BadRow):
+                            row, value = value, None
+                        values.append(value)
+                    inputs.append(row)
         return ChunkRows(inputs, pa.table({name: pa.array(v, pa.string()) for name, v in kept.items()}))
 
     def _input(self, fields: dict[str, Any] | BadRow) -> Texts | BadRow:
@@ -285,8 +296,32 @@ def _fields(line: bytes) -> dict[str, Any] | BadRow:
     return fields
 
 
-def _as_text(value: Any) -> str | None:
+def _values(name: str, column: Any) -> list[object]:
+    """The values of a Parquet column; a `BadRow` for one that is not UTF-8, which Arrow does not check."""
+    try:
+        values: list[object] = column.to_pylist()
+        return values
+    except UnicodeDecodeError:
+        return [_value(name, value) for value in column]
+
+
+def _value(name: str, value: Any) -> object:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError as error:
+        where = f"{error.reason} at byte {error.start}"
+        return BadRow(f"{name!r} is not UTF-8: {where}; encode the text as UTF-8")
+
+
+def _as_text(name: str, value: Any) -> str | BadRow | None:
     """A kept value: a string as it is, everything else as JSON, null as null."""
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    if value is None:
+        return None
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return BadRow(f"{name!r} has an unpaired surrogate, which is no character; decode the text properly")
+    except RecursionError:
+        return BadRow(f"{name!r} is nested too deeply to be kept")
+    return text

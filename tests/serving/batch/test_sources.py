@@ -76,6 +76,48 @@ def test_bad_lines_are_rows(tmp_path: Path) -> None:
     assert read.kept.column("id").to_pylist() == ["1", None, None, '{"nested": true}', None, None, None, None]
 
 
+def test_a_kept_value_that_is_no_text_fails_its_row_alone(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(
+        b'{"id": "\\ud800", "text": "a"}\n'
+        b'{"id": ["\\udfff"], "text": "b"}\n'
+        b'{"id": "\\ud83d\\ude00", "text": "c"}\n'
+    )
+    source = open_source(path, BatchSettings(task=Task.TEXT_CLASSIFICATION, keep=("id",)))
+    read = source.read(source.chunks()[0])
+    for row in read.inputs[:2]:
+        assert isinstance(row, BadRow) and "'id' has an unpaired surrogate" in row.error
+    assert read.inputs[2] == ("c",)
+    assert read.kept.column("id").to_pylist() == [None, None, "😀"]
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_a_text_in_parquet_that_is_not_utf8_fails_its_row_alone(tmp_path: Path, dictionary: bool) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = pa.array([b"good", b"ab\xff", None, b"good too"], pa.binary()).view(pa.string())
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"text": texts.dictionary_encode() if dictionary else texts}), path)
+    source = open_source(path, BatchSettings(task=Task.TEXT_CLASSIFICATION))
+    good, bad, null, other = source.read(source.chunks()[0]).inputs
+    assert (good, other) == (("good",), ("good too",))
+    assert isinstance(bad, BadRow) and "'text' is not UTF-8: invalid start byte at byte 2" in bad.error
+    assert isinstance(null, BadRow) and "is null" in null.error
+
+
+@pytest.mark.parametrize("twice", ["text", "id"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, twice: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = ["text", "id", twice]
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 3, names=names), path)
+    with pytest.raises(InvalidInput, match=f"has 2 columns called '{twice}'; rename"):
+        open_source(path, BatchSettings(task=Task.TEXT_CLASSIFICATION, keep=("id",)))
+
+
 def test_a_question_is_a_column_or_one_for_all(write_rows: Callable[..., Path]) -> None:
     path = write_rows([{"question": "q?", "text": "c"}], ".jsonl")
     for settings in (
