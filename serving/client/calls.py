@@ -315,7 +315,7 @@ def _rows(outputs: Outputs, *names: str) -> list[list[Any]]:
 
 
 def _windows(outputs: Outputs, read: Callable[[Any], _Window]) -> tuple[_Window, ...]:
-    """Read `WINDOW_RESULTS`, which `_window` in `serving/repository/models/text.py` writes."""
+    """Read `WINDOW_RESULTS`, which `windows_to_json` in `serving/runtime/results.py` writes."""
     ((content,),) = _rows(outputs, "WINDOW_RESULTS")
     try:
         return tuple(read(entry) for entry in json.loads(_text(content)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
     "Answer",
@@ -12,6 +14,7 @@ __all__ = [
     "WindowClassification",
     "WindowedAnswers",
     "WindowedClassification",
+    "windows_to_json",
 ]
 
 
@@ -107,3 +110,19 @@ class WindowedAnswers:
 
     combined: tuple[Answer, ...]
     windows: tuple[WindowAnswers, ...]
+
+
+def windows_to_json(windows: Sequence[WindowAnswers | WindowClassification]) -> str:
+    """Write what the windows of a text gave as an element of `WINDOW_RESULTS`, a list of JSON objects.
+
+    The windows of two texts differ in number, which no tensor can hold. `serving/client/calls.py` reads it.
+    """
+    return json.dumps([_described(window) for window in windows], ensure_ascii=False)
+
+
+def _described(window: WindowAnswers | WindowClassification) -> dict[str, Any]:
+    place = {"start": window.start, "end": window.end, "tokens": window.tokens}
+    if isinstance(window, WindowClassification):
+        return {**place, "scores": dict(window.scores)}
+    answers = [{"answer": a.answer, "score": a.score, "start": a.start, "end": a.end} for a in window.answers]
+    return {**place, "answers": answers}

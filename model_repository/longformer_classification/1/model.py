@@ -28,7 +28,7 @@ import triton_python_backend_utils as pb_utils
 from longserve_runtime.admission import QUEUE_FULL, Admission
 from longserve_runtime.bundle import Bundle
 from longserve_runtime.encoder_cache import EncoderCache
-from longserve_runtime.errors import EngineError, InvalidInput, Refusal, ServingError
+from longserve_runtime.errors import EngineError, InvalidInput, ServingError
 from longserve_runtime.limits import TextLimits
 from longserve_runtime.metrics import TextMetrics
 from longserve_runtime.options import ClassificationOptions, QuestionAnsweringOptions
@@ -36,7 +36,14 @@ from longserve_runtime.packing import EncoderOutput, EncoderSequence, tensors_of
 from longserve_runtime.pauses import PauseWatch
 from longserve_runtime.pipeline import ClassificationPipeline, QuestionAnsweringPipeline, make_pipeline
 from longserve_runtime.request_record import LOG_REQUESTS, Failure, Outcome, RequestRecord
-from longserve_runtime.results import Answer, Classification, WindowAnswers, WindowClassification
+from longserve_runtime.results import (
+    Answer,
+    Classification,
+    WindowAnswers,
+    WindowClassification,
+    windows_to_json,
+)
+from longserve_runtime.rows import decode_texts, in_row
 from longserve_runtime.turned_away import TurnedAwayWatch
 from longserve_runtime.turns import Line, Turns, WaitedTooLong
 
@@ -218,43 +225,52 @@ class TritonPythonModel:
         self, pipeline: ClassificationPipeline, asked: _Asked, record: RequestRecord
     ) -> list[Any]:
         options = ClassificationOptions.from_parameters(_parameters(asked))
-        texts = _texts(asked, "TEXT")
+        texts = decode_texts(asked.texts["TEXT"], "TEXT")
         prepared = await self._loop.run_in_executor(
             self._reading,
             lambda: [
-                _in_row(i, texts, pipeline.prepare, text, options, record) for i, text in enumerate(texts)
+                in_row(i, texts, pipeline.prepare, text, options, record) for i, text in enumerate(texts)
             ],
         )
-        encoded = await asyncio.gather(*(self._encode(item.sequences, asked, record) for item in prepared))
-        rows = list(zip(prepared, encoded, strict=True))
-        finish: Callable[..., Any] = pipeline.finish_windows if options.window_results else pipeline.finish
-        results = [await self._decode(finish, item, outputs, record) for item, outputs in rows]
-        if not options.window_results:
-            return _classification_tensors(results)
-        tensors = _classification_tensors([result.combined for result in results])
-        return [*tensors, await self._decode(_window_tensor, [result.windows for result in results])]
+        return await self._finish(prepared, asked, record, options, _classification_tensors)
 
     async def _answer_questions(
         self, pipeline: QuestionAnsweringPipeline, asked: _Asked, record: RequestRecord
     ) -> list[Any]:
         options = QuestionAnsweringOptions.from_parameters(_parameters(asked))
-        pairs = list(zip(_texts(asked, "QUESTION"), _texts(asked, "CONTEXT"), strict=True))
+        pairs = list(
+            zip(*(decode_texts(asked.texts[name], name) for name in ("QUESTION", "CONTEXT")), strict=True)
+        )
         prepared = await self._loop.run_in_executor(
             self._reading,
             lambda: [
-                _in_row(i, pairs, pipeline.prepare, question, context, options, record)
+                in_row(i, pairs, pipeline.prepare, question, context, options, record)
                 for i, (question, context) in enumerate(pairs)
             ],
         )
-        encoded = await asyncio.gather(*(self._encode(item.sequences, asked, record) for item in prepared))
-        rows = list(zip(prepared, encoded, strict=True))
         counts = [(item.tokens, len(item.sequences)) for item in prepared]
-        finish: Callable[..., Any] = pipeline.finish_windows if options.window_results else pipeline.finish
+        return await self._finish(
+            prepared, asked, record, options, lambda answers: _answer_tensors(answers, counts)
+        )
+
+    async def _finish(
+        self,
+        prepared: Sequence[Any],
+        asked: _Asked,
+        record: RequestRecord,
+        options: ClassificationOptions | QuestionAnsweringOptions,
+        tensors: Callable[[Sequence[Any]], list[Any]],
+    ) -> list[Any]:
+        """Encode the rows that were prepared, decode one after the other, and make tensors of the results."""
+        encoded = await asyncio.gather(*(self._encode(item.sequences, asked, record) for item in prepared))
+        rows = zip(prepared, encoded, strict=True)
+        windows = options.window_results
+        finish = self._pipeline.finish_windows if windows else self._pipeline.finish
         results = [await self._decode(finish, item, outputs, record) for item, outputs in rows]
-        if not options.window_results:
-            return _answer_tensors(results, counts)
-        tensors = _answer_tensors([result.combined for result in results], counts)
-        return [*tensors, await self._decode(_window_tensor, [result.windows for result in results])]
+        if not windows:
+            return tensors(results)
+        own = await self._decode(_window_tensor, [result.windows for result in results])
+        return [*tensors([result.combined for result in results]), own]
 
     def _decode(self, work: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
         return self._loop.run_in_executor(self._decoding, work, *arguments)
@@ -318,36 +334,6 @@ def _parameters(asked: _Asked) -> dict[str, Any]:
     return {name: value for name, value in given.items() if not name.startswith("triton_")}
 
 
-def _texts(asked: _Asked, name: str) -> list[str]:
-    """Decode an input `[texts, 1]`.
-
-    Raises:
-        InvalidInput: an element is not UTF-8.
-    """
-    elements = asked.texts[name]
-    texts = []
-    for index, element in enumerate(elements):
-        try:
-            texts.append(element.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            row = f" in row {index}" if len(elements) > 1 else ""
-            raise InvalidInput(
-                f"{name}{row} is not UTF-8: {error.reason} at byte {error.start}; encode the text as UTF-8",
-                reason=Refusal.NOT_TEXT,
-            ) from None
-    return texts
-
-
-def _in_row(index: int, rows: Sequence[Any], prepare: Any, *arguments: Any) -> Any:
-    """Call `prepare`, naming the row in its error where there are several."""
-    try:
-        return prepare(*arguments)
-    except InvalidInput as error:
-        if len(rows) == 1:
-            raise
-        raise InvalidInput(f"row {index}: {error}", reason=error.reason) from None
-
-
 def _classification_tensors(results: Sequence[Classification]) -> list[Any]:
     labels = [[label.encode() for label in result.scores] for result in results]
     scores = [list(result.scores.values()) for result in results]
@@ -381,18 +367,8 @@ def _answer_tensors(results: Sequence[Sequence[Answer]], counts: Sequence[tuple[
 
 
 def _window_tensor(rows: Sequence[Sequence[WindowAnswers | WindowClassification]]) -> Any:
-    """What each window gave, as JSON: the windows of a row differ in number, which no tensor can hold."""
-    elements = [json.dumps([_window(item) for item in row], ensure_ascii=False).encode() for row in rows]
+    elements = [windows_to_json(row).encode() for row in rows]
     return pb_utils.Tensor("WINDOW_RESULTS", np.array(elements, dtype=np.object_).reshape(-1, 1))
-
-
-def _window(result: WindowAnswers | WindowClassification) -> dict[str, Any]:
-    """One element of `WINDOW_RESULTS`; `serving/client/calls.py` reads it."""
-    place = {"start": result.start, "end": result.end, "tokens": result.tokens}
-    if isinstance(result, WindowClassification):
-        return {**place, "scores": dict(result.scores)}
-    answers = [{"answer": a.answer, "score": a.score, "start": a.start, "end": a.end} for a in result.answers]
-    return {**place, "answers": answers}
 
 
 def _counts(counts: Sequence[tuple[int, int]]) -> list[Any]:
