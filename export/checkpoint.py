@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.hub import cached_file, extract_commit_hash
 
 from longserve.serving.runtime.manifest import ProblemType, Task
 
 from .architectures import Architecture, architecture_of
-from .errors import CheckpointError, CheckpointNotFound, TaskMismatch, UnsupportedModel
-from .exporter_config import model_class
+from .checkpoint_config import check_config
+from .checkpoint_files import UNREADABLE, Place, find_checkpoint, first_sentence, unreadable
+from .checkpoint_weights import load_model
+from .errors import CheckpointError, CheckpointNotFound, UnsupportedModel
 
 __all__ = ["Checkpoint", "PairFrame", "load_checkpoint"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model")
 _ROLES = ("cls", "sep", "pad", "unk", "mask", "bos", "eos")
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    pickle.UnpicklingError,
-    SafetensorError,
-    StrictDataclassError,
-)
-"""What transformers, safetensors and torch raise on files that are not there or damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +105,13 @@ def load_checkpoint(source: str, task: Task, *, revision: str | None = None) -> 
         UnsupportedModel: another architecture, or a configuration without an exact export.
         TaskMismatch: its head is another task's, or it has none.
     """
-    local = _local_directory(source)
-    place = _Place(source, local, None if local is not None else _commit(source, revision))
+    place = find_checkpoint(source, revision)
     try:
         config = AutoConfig.from_pretrained(place.path, revision=place.commit, trust_remote_code=False)
-    except _UNREADABLE as error:
-        raise CheckpointNotFound(_unreadable(place, error)) from error
-    _check_config(config, source, task)
-    model = _load_model(place, task, config.model_type)
+    except UNREADABLE as error:
+        raise CheckpointNotFound(unreadable(place, error)) from error
+    check_config(config, source, task)
+    model = load_model(place, task, config.model_type)
     tokenizer = _load_tokenizer(place)
     architecture = architecture_of(config.model_type)
     frame = PairFrame(architecture.question_separators[0], 0)
@@ -143,141 +123,13 @@ def load_checkpoint(source: str, task: Task, *, revision: str | None = None) -> 
         model=model,
         tokenizer=tokenizer,
         task=task,
-        model_id=source if local is None else local.resolve().name,
+        model_id=source if place.local is None else place.local.resolve().name,
         revision=place.commit,
         frame=frame,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the files are: a local directory, or a commit of a hub repository."""
-
-    source: str
-    local: Path | None
-    commit: str | None
-
-    @property
-    def path(self) -> str:
-        return self.source if self.local is None else str(self.local)
-
-
-def _commit(source: str, revision: str | None) -> str:
-    """Return the commit that the revision of a hub repository is now: all its files must come from one."""
-    try:
-        config = cached_file(source, "config.json", revision=revision)
-    except _UNREADABLE as error:
-        where = source if revision is None else f"{source} at revision {revision}"
-        raise CheckpointNotFound(_unreadable(_Place(where, None, None), error)) from error
-    commit: str | None = extract_commit_hash(config, None)
-    if commit is None:
-        raise CheckpointNotFound(f"{config} is in no commit of a hub repository; give its directory instead")
-    return commit
-
-
-def _local_directory(source: str) -> Path | None:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise CheckpointNotFound(
-                f"{source} is no checkpoint: it has no config.json; give a directory written by "
-                "save_pretrained, or a hub id"
-            )
-        return path
-    if path.exists():
-        raise CheckpointNotFound(f"{source} is a file; give the checkpoint's directory, or a hub id")
-    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1 or os.sep * 2 in source:
-        raise CheckpointNotFound(f"there is no directory {source}; give a checkpoint's, or a hub id")
-    return None
-
-
-def _unreadable(place: _Place, error: Exception) -> str:
-    reason = _first_sentence(error)
-    if place.local is None:
-        return (
-            f"{place.source} is no local directory and could not be had from the hub: {reason}; "
-            "check the name, the connection and the access token, or download it and give its directory"
-        )
-    return f"the checkpoint {place.source} cannot be read: {reason}; get it again"
-
-
-def _first_sentence(error: Exception) -> str:
-    """Return what an error says first; the rest of foreign ones is advice that does not apply here."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, LookupError) or not lines:
-        return " ".join([type(error).__name__, *lines[:1]])
-    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return said.rstrip(".")
-
-
-def _check_config(config: PretrainedConfig, source: str, task: Task) -> None:
-    architecture = architecture_of(config.model_type, source)
-    wanted, named = architecture.head_class(config.model_type, task), tuple(config.architectures or ())
-    if named and wanted not in named:
-        raise TaskMismatch(
-            f"{source} holds {', '.join(named)}, but the task {task.value} needs {wanted}; choose the task "
-            "of its head, or a fine-tuned checkpoint"
-        )
-    if task is Task.QUESTION_ANSWERING and config.num_labels != 2:
-        raise UnsupportedModel(
-            f"{source} has {config.num_labels} question-answering outputs; only 2 (start, end) are supported"
-        )
-    if config.problem_type is not None and config.problem_type not in {kind.value for kind in ProblemType}:
-        raise UnsupportedModel(f"{source} has the unknown problem_type {config.problem_type!r}")
-    if task is Task.TEXT_CLASSIFICATION:
-        _check_labels(dict(config.id2label or {}), source)
-    if config.pad_token_id is None:
-        raise UnsupportedModel(f"{source} has no pad_token_id; shorter rows of a batch are filled with it")
-    architecture.check(config, source, task)
-
-
-def _check_labels(names: dict[Any, Any], source: str) -> None:
-    if sorted(names) != list(range(len(names))):
-        raise UnsupportedModel(
-            f"{source} names labels for the indices {sorted(names)}; id2label must name 0 to {len(names) - 1}"
-        )
-    if len({str(name) for name in names.values()}) != len(names):
-        raise UnsupportedModel(
-            f"{source} has {len(names)} labels with the names {list(names.values())}; give each its own"
-        )
-
-
-def _load_model(place: _Place, task: Task, model_type: str) -> PreTrainedModel:
-    source = place.source
-    try:
-        model, info = model_class(task, model_type).from_pretrained(
-            place.path,
-            revision=place.commit,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below, by name
-            trust_remote_code=False,
-        )
-    except _UNREADABLE as error:
-        raise CheckpointNotFound(_unreadable(place, error)) from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        head = [name for name in missing if not name.startswith(f"{model.base_model_prefix}.")]
-        if head:
-            raise TaskMismatch(
-                f"{source} has no weights for the head of {task.value} ({_some(head)}); "
-                "fine-tune it for that task first"
-            )
-        raise CheckpointError(f"{source} lacks weights: {_some(missing)}; get the checkpoint again")
-    mismatched = [
-        f"{name} is {list(found)}, its configuration says {list(expected)}"
-        for name, found, expected in sorted(info["mismatched_keys"])
-    ]
-    if mismatched:
-        raise CheckpointError(
-            f"{source} has weights of other shapes than its configuration: {_some(mismatched)}; "
-            "get the checkpoint again"
-        )
-    loaded: PreTrainedModel = model.eval()
-    return loaded
-
-
-def _load_tokenizer(place: _Place) -> PreTrainedTokenizerBase | None:
+def _load_tokenizer(place: Place) -> PreTrainedTokenizerBase | None:
     files: tuple[str, ...] = _TOKENIZER_FILES
     if place.local is not None:
         files = tuple(name for name in files if (place.local / name).is_file())
@@ -287,7 +139,7 @@ def _load_tokenizer(place: _Place) -> PreTrainedTokenizerBase | None:
         tokenizer = AutoTokenizer.from_pretrained(place.path, revision=place.commit, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception, whatever is wrong with its files
         raise CheckpointError(
-            f"the tokenizer of {place.source} cannot be loaded: {_first_sentence(error)}; get its files again"
+            f"the tokenizer of {place.source} cannot be loaded: {first_sentence(error)}; get its files again"
         ) from error
     if not tokenizer.is_fast:
         raise UnsupportedModel(
@@ -363,9 +215,3 @@ def _read_frame(tokenizer: Any, config: PretrainedConfig, source: str) -> PairFr
 
 def _bare(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _some(names: Iterable[str], limit: int = 3) -> str:
-    listed = list(names)
-    rest = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + rest

@@ -10,6 +10,15 @@ WORDS = (
     "the quick brown fox jumps over the lazy dog while every invoice of the northern harbour was paid in "
     "silver by the miller of the valley who counted seven lanterns and two bridges before the winter came"
 )
+TINY: dict[str, Any] = {
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "max_position_embeddings": 66,
+    "attention_window": [4, 8],
+}
+"""Sizes of the smallest Longformer whose layers have two windows."""
 
 
 def train_tokenizer(directory: Path, *, vocab_size: int = 320) -> int:

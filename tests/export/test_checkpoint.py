@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 import time
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import make_checkpoint, train_tokenizer
+from checkpoints import TINY, train_tokenizer
 from safetensors.torch import load_file, save_file
 
 from longserve.export.checkpoint import load_checkpoint
@@ -20,40 +19,8 @@ from longserve.export.errors import CheckpointError, CheckpointNotFound, TaskMis
 from longserve.serving.runtime.manifest import ProblemType, Task
 
 CLASSIFY, ASK = Task.TEXT_CLASSIFICATION, Task.QUESTION_ANSWERING
-TINY = {
-    "hidden_size": 8,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 8,
-    "max_position_embeddings": 66,
-    "attention_window": [4, 8],
-}
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
 Variant = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[Task, Path]:
-    root = tmp_path_factory.mktemp("originals")
-    return {
-        CLASSIFY: make_checkpoint(root / "classifier", CLASSIFY.value, **TINY),
-        ASK: make_checkpoint(root / "asker", ASK.value, **TINY),
-    }
-
-
-@pytest.fixture
-def variant(originals: dict[Task, Path], tmp_path: Path) -> Variant:
-    """Copy a good checkpoint, with fields of its configuration replaced (`...` removes one)."""
-
-    def make(task: Task = CLASSIFY, **fields: Any) -> Path:
-        directory = tmp_path / "variant"
-        shutil.copytree(originals[task], directory)
-        path = directory / "config.json"
-        config = {**json.loads(path.read_text()), **fields}
-        path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
-        return directory
-
-    return make
 
 
 def remove(directory: Path, *names: str) -> None:
