@@ -45,6 +45,7 @@ class Checkpoint:
         model_id: hub id, or the name of the local directory.
         revision: commit of the hub repository, None for a local directory.
         frame: how question and context are joined.
+        unused: names of the weights that the task's model does without, such as another head's.
     """
 
     model: PreTrainedModel
@@ -53,6 +54,7 @@ class Checkpoint:
     model_id: str
     revision: str | None
     frame: PairFrame
+    unused: tuple[str, ...] = ()
 
     @property
     def config(self) -> Any:
@@ -102,6 +104,7 @@ def load_checkpoint(source: str, task: Task, *, revision: str | None = None) -> 
 
     Raises:
         CheckpointNotFound: nothing there, or it cannot be read or reached.
+        CheckpointError: its weights are not those of its configuration.
         UnsupportedModel: another architecture, or a configuration without an exact export.
         TaskMismatch: its head is another task's, or it has none.
     """
@@ -111,7 +114,7 @@ def load_checkpoint(source: str, task: Task, *, revision: str | None = None) -> 
     except UNREADABLE as error:
         raise CheckpointNotFound(unreadable(place, error)) from error
     check_config(config, source, task)
-    model = load_model(place, task, config.model_type)
+    model, unused = load_model(place, task, config.model_type)
     tokenizer = _load_tokenizer(place)
     architecture = architecture_of(config.model_type)
     frame = PairFrame(architecture.question_separators[0], 0)
@@ -126,6 +129,7 @@ def load_checkpoint(source: str, task: Task, *, revision: str | None = None) -> 
         model_id=source if place.local is None else place.local.resolve().name,
         revision=place.commit,
         frame=frame,
+        unused=unused,
     )
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils.hub import cached_file, extract_commit_hash
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
-from .errors import CheckpointNotFound
+from .errors import CheckpointError, CheckpointNotFound
 
 __all__ = ["Place", "UNREADABLE", "find_checkpoint", "first_sentence", "unreadable"]
 
@@ -59,6 +60,7 @@ def find_checkpoint(source: str, revision: str | None = None) -> Place:
 
     Raises:
         CheckpointNotFound: nothing there, or it cannot be reached.
+        CheckpointError: there is an adapter.
     """
     local = _local_directory(source)
     return Place(source, local, None if local is not None else _commit(source, revision))
@@ -94,12 +96,16 @@ def _commit(source: str, revision: str | None) -> str:
     commit: str | None = extract_commit_hash(config, None)
     if commit is None:
         raise CheckpointNotFound(f"{config} is in no commit of a hub repository; give its directory instead")
+    if find_adapter_config_file(source, revision=commit) is not None:
+        raise CheckpointError(_adapter(source))
     return commit
 
 
 def _local_directory(source: str) -> Path | None:
     path = Path(source).expanduser()
     if path.is_dir():
+        if (path / ADAPTER_CONFIG_NAME).is_file():
+            raise CheckpointError(_adapter(source))
         if not (path / "config.json").is_file():
             raise CheckpointNotFound(
                 f"{source} is no checkpoint: it has no config.json; give a directory written by "
@@ -111,3 +117,10 @@ def _local_directory(source: str) -> Path | None:
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1 or os.sep * 2 in source:
         raise CheckpointNotFound(f"there is no directory {source}; give a checkpoint's, or a hub id")
     return None
+
+
+def _adapter(source: str) -> str:
+    return (
+        f"{source} holds an adapter ({ADAPTER_CONFIG_NAME}), which is not exported; load it with PEFT, merge "
+        "it into its model (merge_and_unload), and save that with save_pretrained"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import shutil
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -112,8 +113,7 @@ def export_bundle(
     report = progress or _NoProgress()
     check_target(target, overwrite=overwrite)
     _check_can_validate(chosen)
-    report.stage("load checkpoint")
-    checkpoint = load_checkpoint(source, task, revision=revision)
+    checkpoint = _load(source, task, revision, report)
     manifest = describe_checkpoint(checkpoint, chosen)
     with staged_directory(target, overwrite=overwrite) as stage:
         _check_space(checkpoint, stage)
@@ -164,9 +164,8 @@ def validate_bundle(
         EngineError: the engine is not there, or cannot do what its settings ask for.
     """
     report = progress or _NoProgress()
-    report.stage("load checkpoint")
     manifest = bundle.manifest
-    checkpoint = load_checkpoint(reference, manifest.task, revision=revision or manifest.revision)
+    checkpoint = _load(reference, manifest.task, revision or manifest.revision, report)
     found = describe_checkpoint(checkpoint, ExportSettings())
     sizes = ("vocab_size", "type_vocab_size", "attention_window", "random_blocks")
     for name in ("architecture", *sizes, "labels"):
@@ -184,6 +183,18 @@ def validate_bundle(
             checkpoint.model, checkpoint.tokenizer, packed, bundle, texts, progress=report
         )
     return ValidationResult(parity=parity, texts=compared)
+
+
+def _load(source: str, task: Task, revision: str | None, progress: Progress) -> Checkpoint:
+    progress.stage("load checkpoint")
+    checkpoint = load_checkpoint(source, task, revision=revision)
+    unused = checkpoint.unused
+    if unused:
+        shown = (
+            ", ".join(unused) if len(unused) < 5 else f"{', '.join(unused[:3])} and {len(unused) - 3} more"
+        )
+        progress.note(f"{source} also holds weights that {task.value} does not use: {shown}")
+    return checkpoint
 
 
 def _compare(
@@ -345,10 +356,13 @@ def _check_space(checkpoint: Checkpoint, directory: Path) -> None:
 
 
 class _NoProgress:
-    """Tells nobody."""
+    """Tells nobody of stages; what the user should know is a warning."""
 
     def stage(self, name: str, total: int | None = None) -> None:
         return
 
     def advance(self) -> None:
         return
+
+    def note(self, text: str) -> None:
+        warnings.warn(text, stacklevel=4)

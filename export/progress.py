@@ -19,6 +19,9 @@ class Progress(Protocol):
     def advance(self) -> None:
         """One step of the stage is done."""
 
+    def note(self, text: str) -> None:
+        """There is something that the user should know, but that stops nothing."""
+
 
 class TerminalProgress(AbstractContextManager["TerminalProgress"]):
     """Progress bars on standard error. Where that is no terminal, one line per stage."""
@@ -70,6 +73,10 @@ class TerminalProgress(AbstractContextManager["TerminalProgress"]):
         self._check()
         if self._task is not None:
             self._bars.advance(self._task)  # type: ignore[arg-type]
+
+    def note(self, text: str) -> None:
+        """Print a line, above the bars."""
+        self._console.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def _finish(self) -> None:
         if self._task is not None:
