@@ -131,5 +131,5 @@ class Architecture(ABC):
         """
         self.reset_reference(model)
         with torch.inference_mode():
-            result: Any = model(**feeds)
+            result: Any = model(**feeds, return_dict=True)
         return {name: getattr(result, name) for name in outputs}

@@ -57,6 +57,13 @@ def test_an_equal_engine_passes(qa: tuple[Checkpoint, Bundle, Engine]) -> None:
     assert len(report.results) == 2 * (len(GlobalPattern) + 1)
 
 
+def test_a_model_that_was_told_to_return_tuples(
+    qa: tuple[Checkpoint, Bundle, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qa[0].config, "return_dict", False)
+    assert _report(qa, lambda value: value).failures == ()
+
+
 @pytest.mark.parametrize(
     "change",
     [
