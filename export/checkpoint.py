@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from longserve.serving.runtime.manifest import ProblemType, Task
 
 from .architectures import Architecture, architecture_of
-from .checkpoint_config import check_config
+from .checkpoint_config import check_config, check_token_ids
 from .checkpoint_files import UNREADABLE, Place, find_checkpoint, first_sentence, unreadable
 from .checkpoint_weights import load_model
 from .errors import CheckpointError, CheckpointNotFound, UnsupportedModel
@@ -85,13 +85,12 @@ class Checkpoint:
     @property
     def special_tokens(self) -> dict[str, int]:
         """Role to id of the special tokens, from the tokenizer where there is one, else the configuration."""
-        source = self.config if self.tokenizer is None else self.tokenizer
-        found = {role: getattr(source, f"{role}_token_id", None) for role in _ROLES}
+        found = _named_tokens(self.config if self.tokenizer is None else self.tokenizer)
         found["pad"] = self.config.pad_token_id
         for role, other in (("cls", "bos"), ("sep", "eos")):
-            if found[role] is None:
+            if role not in found and other in found:
                 found[role] = found[other]
-        return {role: int(number) for role, number in found.items() if number is not None}
+        return {role: int(number) for role, number in found.items()}
 
 
 def load_checkpoint(source: str, task: Task, *, revision: str | None = None) -> Checkpoint:
@@ -117,8 +116,15 @@ def load_checkpoint(source: str, task: Task, *, revision: str | None = None) -> 
     model, unused = load_model(place, task, config.model_type)
     tokenizer = _load_tokenizer(place)
     architecture = architecture_of(config.model_type)
+    if architecture.attention_shape(model.config, task, None).longest < 1:
+        raise UnsupportedModel(
+            f"{source} has max_position_embeddings {model.config.max_position_embeddings} with pad_token_id "
+            f"{model.config.pad_token_id}, which leaves no position for a token; correct config.json"
+        )
     frame = PairFrame(architecture.question_separators[0], 0)
-    if tokenizer is not None:
+    if tokenizer is None:
+        check_token_ids(_named_tokens(model.config), model.config, source)
+    else:
         _check_tokenizer(tokenizer, model.config, source)
         if task is Task.QUESTION_ANSWERING:
             frame = _read_frame(tokenizer, model.config, source)
@@ -131,6 +137,12 @@ def load_checkpoint(source: str, task: Task, *, revision: str | None = None) -> 
         frame=frame,
         unused=unused,
     )
+
+
+def _named_tokens(source: Any) -> dict[str, Any]:
+    """Role to id of the special tokens that a tokenizer or a configuration names."""
+    found = {role: getattr(source, f"{role}_token_id", None) for role in _ROLES}
+    return {role: number for role, number in found.items() if number is not None}
 
 
 def _load_tokenizer(place: Place) -> PreTrainedTokenizerBase | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -11,7 +12,17 @@ from longserve.serving.runtime.manifest import ProblemType, Task
 from .architectures import architecture_of
 from .errors import TaskMismatch, UnsupportedModel
 
-__all__ = ["check_config"]
+__all__ = ["check_config", "check_token_ids"]
+
+_SIZES = (
+    "vocab_size",
+    "type_vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
 
 
 def check_config(config: PretrainedConfig, source: str, task: Task) -> None:
@@ -27,6 +38,10 @@ def check_config(config: PretrainedConfig, source: str, task: Task) -> None:
         TaskMismatch: its head is another task's.
     """
     architecture = architecture_of(config.model_type, source)
+    _check_quantization(config, source)
+    for name in _SIZES:
+        if getattr(config, name, 1) < 1:
+            raise UnsupportedModel(f"{source} has {name} {getattr(config, name)}; it must be at least 1")
     wanted, named = architecture.head_class(config.model_type, task), tuple(config.architectures or ())
     if named and wanted not in named:
         raise TaskMismatch(
@@ -43,10 +58,48 @@ def check_config(config: PretrainedConfig, source: str, task: Task) -> None:
         _check_labels(dict(config.id2label or {}), source)
     if config.pad_token_id is None:
         raise UnsupportedModel(f"{source} has no pad_token_id; shorter rows of a batch are filled with it")
+    check_token_ids({"pad": config.pad_token_id}, config, source)
     architecture.check(config, source, task)
 
 
+def check_token_ids(tokens: Mapping[str, Any], config: PretrainedConfig, source: str) -> None:
+    """Refuse special tokens of a configuration that are no token of its model.
+
+    Args:
+        tokens: role (`pad`, `sep`, ...) to what the configuration says.
+        config: the checkpoint's configuration.
+        source: the checkpoint, for messages.
+
+    Raises:
+        UnsupportedModel: one is no number, or outside of the vocabulary.
+    """
+    for role, number in tokens.items():
+        if not isinstance(number, int):
+            raise UnsupportedModel(
+                f"{source} has {role}_token_id {number}; only one token of a kind is supported: name it in "
+                "config.json, or give the checkpoint its tokenizer"
+            )
+        if not 0 <= number < config.vocab_size:
+            raise UnsupportedModel(
+                f"{source} has {role}_token_id {number}, but the ids of its vocabulary are 0 to "
+                f"{config.vocab_size - 1}; correct config.json"
+            )
+
+
+def _check_quantization(config: PretrainedConfig, source: str) -> None:
+    for name in ("quantization_config", "compression_config"):
+        found = getattr(config, name, None)
+        if found is not None:
+            method = found.get("quant_method") if isinstance(found, dict) else None
+            raise UnsupportedModel(
+                f"{source} is quantized ({method or name}); longserve exports float weights and quantizes "
+                "them itself (--precision int8): give the checkpoint that this one was made from"
+            )
+
+
 def _check_labels(names: dict[Any, Any], source: str) -> None:
+    if not names:
+        raise UnsupportedModel(f"{source} has no labels (id2label is empty); a classifier needs at least one")
     if sorted(names) != list(range(len(names))):
         raise UnsupportedModel(
             f"{source} names labels for the indices {sorted(names)}; id2label must name 0 to {len(names) - 1}"
@@ -55,3 +108,13 @@ def _check_labels(names: dict[Any, Any], source: str) -> None:
         raise UnsupportedModel(
             f"{source} has {len(names)} labels with the names {list(names.values())}; give each its own"
         )
+    for name in names.values():
+        if not _is_unicode(str(name)):
+            raise UnsupportedModel(
+                f"{source} has the label {str(name)!a}, which is no Unicode text; correct id2label in "
+                "config.json"
+            )
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
