@@ -93,13 +93,16 @@ class Checkpoint:
         return {role: int(number) for role, number in found.items()}
 
 
-def load_checkpoint(source: str, task: Task, *, revision: str | None = None) -> Checkpoint:
+def load_checkpoint(
+    source: str, task: Task, *, revision: str | None = None, default_revision: str | None = None
+) -> Checkpoint:
     """Load a checkpoint.
 
     Args:
         source: a hub id, or a local directory.
         task: the task that its head must be made for.
         revision: branch, tag or commit of a hub repository.
+        default_revision: what `revision` is where none is given; not of a local directory.
 
     Raises:
         CheckpointNotFound: nothing there, or it cannot be read or reached.
@@ -107,7 +110,7 @@ def load_checkpoint(source: str, task: Task, *, revision: str | None = None) -> 
         UnsupportedModel: another architecture, or a configuration without an exact export.
         TaskMismatch: its head is another task's, or it has none.
     """
-    place = find_checkpoint(source, revision)
+    place = find_checkpoint(source, revision, default_revision=default_revision)
     try:
         config = AutoConfig.from_pretrained(place.path, revision=place.commit, trust_remote_code=False)
     except UNREADABLE as error:

@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
+from longserve.serving.runtime.manifest import MANIFEST_NAME
+
 from .errors import CheckpointError, CheckpointNotFound
 
 __all__ = ["Place", "UNREADABLE", "find_checkpoint", "first_sentence", "unreadable"]
@@ -51,23 +53,38 @@ class Place:
         return self.source if self.local is None else str(self.local)
 
 
-def find_checkpoint(source: str, revision: str | None = None) -> Place:
+def find_checkpoint(
+    source: str, revision: str | None = None, *, default_revision: str | None = None
+) -> Place:
     """Find a checkpoint's files.
 
     Args:
         source: a hub id, or a local directory.
         revision: branch, tag or commit of a hub repository.
+        default_revision: what `revision` is of a hub repository where none is given.
 
     Raises:
-        CheckpointNotFound: nothing there, or it cannot be reached.
+        CheckpointNotFound: nothing there, or it cannot be reached; a directory has no revisions.
         CheckpointError: there is an adapter.
     """
     local = _local_directory(source)
-    return Place(source, local, None if local is not None else _commit(source, revision))
+    if local is None:
+        return Place(source, None, _commit(source, revision or default_revision))
+    if revision is not None:
+        raise CheckpointNotFound(
+            f"{source} is a local directory, which has no revision {revision}; leave the revision out, or "
+            "give a hub id"
+        )
+    return Place(source, local, None)
 
 
 def unreadable(place: Place, error: Exception) -> str:
     """Return the message for a checkpoint whose files cannot be read or had."""
+    if place.local is not None and (place.local / MANIFEST_NAME).is_file():
+        return (
+            f"{place.source} is a longserve bundle, no checkpoint; give the checkpoint that it was exported "
+            "from, or another"
+        )
     reason = first_sentence(error)
     if place.local is None:
         return (

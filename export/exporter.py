@@ -113,7 +113,7 @@ def export_bundle(
     report = progress or _NoProgress()
     check_target(target, overwrite=overwrite)
     _check_can_validate(chosen)
-    checkpoint = _load(source, task, revision, report)
+    checkpoint = _load(source, task, report, revision=revision)
     manifest = describe_checkpoint(checkpoint, chosen)
     with staged_directory(target, overwrite=overwrite) as stage:
         _check_space(checkpoint, stage)
@@ -165,7 +165,9 @@ def validate_bundle(
     """
     report = progress or _NoProgress()
     manifest = bundle.manifest
-    checkpoint = _load(reference, manifest.task, revision or manifest.revision, report)
+    checkpoint = _load(
+        reference, manifest.task, report, revision=revision, default_revision=manifest.revision
+    )
     found = describe_checkpoint(checkpoint, ExportSettings())
     sizes = ("vocab_size", "type_vocab_size", "attention_window", "random_blocks")
     for name in ("architecture", *sizes, "labels"):
@@ -185,9 +187,16 @@ def validate_bundle(
     return ValidationResult(parity=parity, texts=compared)
 
 
-def _load(source: str, task: Task, revision: str | None, progress: Progress) -> Checkpoint:
+def _load(
+    source: str,
+    task: Task,
+    progress: Progress,
+    *,
+    revision: str | None,
+    default_revision: str | None = None,
+) -> Checkpoint:
     progress.stage("load checkpoint")
-    checkpoint = load_checkpoint(source, task, revision=revision)
+    checkpoint = load_checkpoint(source, task, revision=revision, default_revision=default_revision)
     unused = checkpoint.unused
     if unused:
         shown = (

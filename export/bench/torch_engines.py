@@ -36,7 +36,9 @@ def open_torch_engine(manifest: Manifest, spec: EngineSpec, layout: Layout) -> B
     if spec.kind is EngineKind.TORCH_KEPT and not keep_freed_memory():
         raise BenchError(f"the engine {spec.name} needs glibc; the C library here is another: leave it out")
     torch.set_num_threads(spec.threads)
-    stock = load_checkpoint(spec.reference, manifest.task, revision=spec.revision or manifest.revision).model
+    stock = load_checkpoint(
+        spec.reference, manifest.task, revision=spec.revision, default_revision=manifest.revision
+    ).model
     architecture = architecture_of(stock.config.model_type)
     if spec.kind is EngineKind.REWRITE:
         exported = replace(manifest, precision=Precision.FP32, quantization=None)

@@ -88,6 +88,23 @@ class TestSource:
         with pytest.raises(CheckpointNotFound, match=r"model\.safetensors is a file; give the check"):
             load_checkpoint(str(originals[CLASSIFY] / "model.safetensors"), CLASSIFY)
 
+    def test_a_revision_of_a_directory(self, originals: dict[Task, Path]) -> None:
+        source = str(originals[CLASSIFY])
+        with pytest.raises(
+            CheckpointNotFound, match="is a local directory, which has no revision v99; leave"
+        ):
+            load_checkpoint(source, CLASSIFY, revision="v99")
+        assert load_checkpoint(source, CLASSIFY, default_revision="v99").revision is None
+
+    def test_a_bundle(self, variant: Variant) -> None:
+        directory = variant()
+        remove(directory, "model.safetensors", *TOKENIZER_FILES)
+        (directory / "manifest.json").write_text("{}")
+        with pytest.raises(
+            CheckpointNotFound, match="variant is a longserve bundle, no checkpoint; give the "
+        ):
+            load_checkpoint(str(directory), CLASSIFY)
+
     @pytest.mark.parametrize("source", ["/nowhere/model", "./nowhere", "../nowhere/x", "~/nowhere", "a/b/c"])
     def test_a_path_that_is_not_there_is_not_asked_of_the_hub(self, source: str) -> None:
         with pytest.raises(CheckpointNotFound, match=f"^there is no directory {source}; "):
@@ -138,6 +155,18 @@ class TestHub:
     ) -> None:
         with pytest.raises(CheckpointNotFound, match="someone/model at revision v9 "):
             load_checkpoint(publish(originals[CLASSIFY]), CLASSIFY, revision="v9")
+
+    def test_the_default_revision(self, originals: dict[Task, Path], publish: Callable[[Path], str]) -> None:
+        source = publish(originals[CLASSIFY])
+        assert load_checkpoint(source, CLASSIFY, default_revision=self.COMMIT).revision == self.COMMIT
+        with pytest.raises(CheckpointNotFound, match="someone/model at revision v9 "):
+            load_checkpoint(source, CLASSIFY, default_revision="v9")
+
+    def test_a_repository_with_an_adapter(self, variant: Variant, publish: Callable[[Path], str]) -> None:
+        directory = variant()
+        (directory / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        with pytest.raises(CheckpointError, match="someone/model holds an adapter"):
+            load_checkpoint(publish(directory), CLASSIFY)
 
     def test_a_repository_without_tokenizer(self, variant: Variant, publish: Callable[[Path], str]) -> None:
         directory = variant()
