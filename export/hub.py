@@ -134,6 +134,8 @@ def _hub_errors(doing: str) -> Iterator[None]:
         RepositoryNotFoundError,
     )
 
+    # of the HTTP library that this release of huggingface_hub uses, whose errors it does not always translate
+    http_error: type[Exception] = HfHubHTTPError.__bases__[0]
     try:
         yield
     except RepositoryNotFoundError as error:
@@ -148,3 +150,7 @@ def _hub_errors(doing: str) -> Iterator[None]:
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         first = str(error).strip().splitlines()
         raise HubError(f"cannot {doing}: {first[0] if first else type(error).__name__}") from error
+    except http_error as error:
+        raise HubError(
+            f"cannot {doing}: the hub cannot be reached ({error}), see HF_ENDPOINT and the network"
+        ) from error

@@ -48,6 +48,16 @@ def test_a_bundle_comes_back_as_it_went(hub: Hub, classification_bundle: Path, t
     assert again.returncode == 1 and "--overwrite" in again.stderr
 
 
+def test_a_hub_that_does_not_answer(classification_bundle: Path, tmp_path: Path) -> None:
+    with running_hub() as gone:
+        pass
+    for words in (["push", classification_bundle, "me/topics"], ["pull", "me/topics", "-o", tmp_path / "b"]):
+        done = longserve(gone, tmp_path / "home", *words)
+        last = done.stderr.splitlines()[-1]  # before it the hub's own client tells of its attempts
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert last.startswith(f"longserve: cannot {words[0]} ") and "the hub cannot be reached" in last
+
+
 def test_what_is_damaged_or_missing_leaves_nothing(
     hub: Hub, classification_bundle: Path, tmp_path: Path
 ) -> None:
