@@ -23,7 +23,12 @@ __all__ = ["export_command", "print_parity", "quiet_libraries", "stop_on_signals
 
 @click.command("export")
 @click.argument("model")
-@click.option("--task", required=True, help="text-classification or question-answering (or a synonym).")
+@click.option(
+    "--task",
+    required=True,
+    help="text-classification (also: classification, sequence-classification, sentiment-analysis) or "
+    "question-answering (also: qa).",
+)
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Directory of the bundle to write."
 )

@@ -34,6 +34,13 @@ _DUMMY_BATCH = 2
 _DUMMY_LENGTH = 75
 """Dummy sizes: unlike, no multiple of a block, and above 1, so that the tracer specializes none."""
 
+_SYNONYMS = {
+    "classification": Task.TEXT_CLASSIFICATION,
+    "sentiment-analysis": Task.TEXT_CLASSIFICATION,
+    "qa": Task.QUESTION_ANSWERING,
+}
+"""Beside optimum's own, such as `sequence-classification`."""
+
 _register = TasksManager.create_register(BACKEND, overwrite_existing=True)
 
 
@@ -157,13 +164,13 @@ def exporter_config(config: PretrainedConfig, task: Task, layout: Layout) -> Enc
 
 
 def parse_task(name: str) -> Task:
-    """Return the task of that name or synonym (`sequence-classification`, ...).
+    """Return the task of that name or synonym: one of optimum's, or of `_SYNONYMS`.
 
     Raises:
         TaskMismatch: no such task, or one that is not exported.
     """
     try:
-        return Task(TasksManager.map_from_synonym(name))
+        return Task(_SYNONYMS.get(name) or TasksManager.map_from_synonym(name))
     except ValueError:
         legal = ", ".join(task.value for task in Task)
         raise TaskMismatch(f"the task {name!r} is not one that longserve exports; choose {legal}") from None
