@@ -144,7 +144,9 @@ def export_command(
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help='Also compare predictions on your texts: JSON lines of {"text"} or {"question", "context"}.',
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the random inputs.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the random inputs."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
 def validate_command(
     bundle: Path,
@@ -217,7 +219,7 @@ def print_parity(report: ParityReport) -> None:
     console = Console(width=None if Console().is_terminal else 110)
     console.print(table)
     console.print(
-        f"worst: {summary.worst_case} at {summary.max_relative:.2e}, allowed {summary.tolerance:.0e}",
+        f"worst: {summary.worst_case} at {summary.max_relative:.2e}, allowed {summary.tolerance:g}",
         highlight=False,
         markup=False,
     )

@@ -161,5 +161,5 @@ def _print(built: BuiltEngine) -> None:
         click.echo(
             f"validated {validation.cases} runs against {validation.reference}: "
             f"{validation.max_relative:.1e} "
-            f"of the largest logit at most (allowed {validation.tolerance:.0e})"
+            f"of the largest logit at most (allowed {validation.tolerance:g})"
         )

@@ -70,7 +70,7 @@ def _parity(manifest: Manifest) -> str:
     if parity is None:
         return "NOT VALIDATED: nobody has compared this bundle with PyTorch"
     return (
-        f"{parity.max_relative:.1e} of the largest logit at most (allowed {parity.tolerance:.0e}), "
+        f"{parity.max_relative:.1e} of the largest logit at most (allowed {parity.tolerance:g}), "
         f"{parity.cases} cases on {parity.provider}, worst: {parity.worst_case}"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,12 +14,14 @@ import pytest
 from checkpoints import make_checkpoint
 from click.testing import CliRunner
 
-from longserve.export import ExportError, validate_bundle
+from longserve.export import TOLERANCES, CaseResult, ExportError, ParityReport, validate_bundle
+from longserve.export.cli import print_parity
 from longserve.export.text_parity import read_texts, span_f1
 from longserve.serving.command import cli
 from longserve.serving.runtime.bundle import Bundle
+from longserve.serving.runtime.engine import InferencePrecision
 from longserve.serving.runtime.errors import BundleNotFound
-from longserve.serving.runtime.manifest import Task
+from longserve.serving.runtime.manifest import Precision, Task
 
 
 def test_validate_repeats_the_comparison(
@@ -73,6 +76,41 @@ def test_a_validation_that_fails_exits_1(
     assert status == 1
     assert "cases differ from PyTorch" in errors
     assert json.loads(printed)["failures"]
+
+
+def test_a_seed_below_zero_is_a_usage_error(
+    longserve: Callable[..., tuple[object, str, str]], qa_bundle: Path
+) -> None:
+    status, _, errors = longserve("validate", qa_bundle, "--reference", "none", "--seed", "-1")
+    assert status == 2 and "'--seed': -1 is not in the range x>=0" in errors
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_a_figure_within_the_tolerance_is_not_printed_as_one_beyond_it(
+    capsys: pytest.CaptureFixture[str], precision: Precision
+) -> None:
+    tolerance = TOLERANCES[precision]
+    case = CaseResult(
+        case="8 tokens",
+        layout="packed",
+        scale=1.0,
+        max_abs=tolerance.max_relative,
+        max_relative=tolerance.max_relative,
+        cosine=1.0,
+        predictions=1,
+        agreeing=1,
+        finite=True,
+    )
+    report = ParityReport(
+        runs_on="CPU",
+        precision=precision,
+        inference_precision=InferencePrecision.FP32,
+        tolerance=tolerance,
+        results=(case,),
+    )
+    print_parity(report)
+    figure, allowed = re.findall(r"at (\S+), allowed (\S+)", capsys.readouterr().out)[0]
+    assert float(figure) == float(allowed) == tolerance.max_relative
 
 
 def test_spans_overlap() -> None:
