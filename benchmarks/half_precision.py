@@ -49,7 +49,7 @@ def measure(source: Path, task: str, lengths: tuple[int, ...] | None) -> Iterato
     """Compare one checkpoint in each half precision, in both layouts."""
     from longserve.export import ExportSettings
     from longserve.export.checkpoint import load_checkpoint
-    from longserve.export.exporter import describe_checkpoint
+    from longserve.export.description import describe_checkpoint
     from longserve.export.half import HALF_TYPES, half_engines
     from longserve.export.parity import check_parity
     from longserve.serving.runtime.manifest import Task

@@ -12,7 +12,7 @@ from longserve.serving.runtime.manifest import ProblemType, Task
 from .architectures import architecture_of
 from .errors import TaskMismatch, UnsupportedModel
 
-__all__ = ["check_config", "check_token_ids"]
+__all__ = ["check_config", "check_token_ids", "is_unicode"]
 
 _SIZES = (
     "vocab_size",
@@ -109,12 +109,13 @@ def _check_labels(names: dict[Any, Any], source: str) -> None:
             f"{source} has {len(names)} labels with the names {list(names.values())}; give each its own"
         )
     for name in names.values():
-        if not _is_unicode(str(name)):
+        if not is_unicode(str(name)):
             raise UnsupportedModel(
                 f"{source} has the label {str(name)!a}, which is no Unicode text; correct id2label in "
                 "config.json"
             )
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: one half of a surrogate pair cannot."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -20,20 +20,18 @@ from longserve.serving.runtime.engine import (
     open_packed_engine,
 )
 from longserve.serving.runtime.manifest import (
-    SCHEMA_VERSION,
-    GraphSpec,
     Layout,
     Manifest,
     Precision,
     Quantization,
     Task,
-    TensorSpec,
 )
 
 from .bundle_writer import check_target, file_records, staged_directory, write_manifest
 from .checkpoint import Checkpoint, load_checkpoint
+from .checkpoint_config import is_unicode
+from .description import GRAPH_FILES, check_readable, describe_checkpoint
 from .errors import ExportError, OutputError
-from .exporter_config import EncoderExporterConfig, exporter_config
 from .graph import export_graph
 from .half import HALF_TYPES, half_engines, layout_module
 from .parity import ParityReport, check_parity
@@ -47,22 +45,9 @@ from .weights import save_models
 __all__ = [
     "ExportResult",
     "ValidationResult",
-    "describe_checkpoint",
     "export_bundle",
     "validate_bundle",
 ]
-
-GRAPH_FILES = {Layout.PADDED: "model.onnx", Layout.PACKED: "model.packed.onnx"}
-_TOOLS = (
-    "torch",
-    "transformers",
-    "optimum",
-    "onnx",
-    "onnx-ir",
-    "onnxscript",
-    "onnxruntime",
-    "onnxruntime-gpu",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +97,19 @@ def export_bundle(
     chosen, target = settings or ExportSettings(), Path(output)
     report = progress or _NoProgress()
     check_target(target, overwrite=overwrite)
+    _check_path(target)
     _check_can_validate(chosen)
     checkpoint = _load(source, task, report, revision=revision)
     manifest = describe_checkpoint(checkpoint, chosen)
+    check_readable(manifest)
     with staged_directory(target, overwrite=overwrite) as stage:
         _check_space(checkpoint, stage)
         _write_models(checkpoint, manifest, stage, report)
         checkpoint.config.to_json_file(stage / "config.json")
         if checkpoint.tokenizer is not None:
-            checkpoint.tokenizer.backend_tokenizer.save(str(stage / "tokenizer.json"))
+            # its own `save` raises bare Exception where the disk is full
+            written = checkpoint.tokenizer.backend_tokenizer.to_str(pretty=True)
+            (stage / "tokenizer.json").write_text(written, encoding="utf-8")
         parity = None
         if chosen.validate:
             parity = _compare(checkpoint, manifest, stage, _validation_engine(manifest), report)
@@ -244,6 +233,15 @@ def _validation_engine(manifest: Manifest) -> EngineSettings:
     return EngineSettings(engine=engine, spin_between_runs=False)  # PyTorch computes in between
 
 
+def _check_path(target: Path) -> None:
+    """Refuse a path that ONNX Runtime and tokenizers could not open."""
+    if not is_unicode(str(target.absolute())):
+        raise OutputError(
+            f"the output {str(target.absolute())!a} is no UTF-8, so that ONNX Runtime could not open the "
+            "bundle; choose another"
+        )
+
+
 def _check_can_validate(settings: ExportSettings) -> None:
     """Refuse before the work what could not be compared after it."""
     if settings.validate and settings.precision is Precision.BF16 and not _has_openvino():
@@ -270,88 +268,6 @@ def _write_models(checkpoint: Checkpoint, manifest: Manifest, stage: Path, progr
         models = quantize_models(models, manifest.quantization, stage, calibration)
     progress.stage("write weights")
     save_models(models, stage)
-
-
-def describe_checkpoint(checkpoint: Checkpoint, settings: ExportSettings) -> Manifest:
-    """Return the manifest of the bundle that a checkpoint would give, still without files and parity."""
-    config, architecture = checkpoint.config, checkpoint.architecture
-    attention = architecture.attention_shape(config, checkpoint.task, settings.block_size)
-    if settings.max_length is not None and settings.max_length > attention.longest:
-        raise ExportError(
-            f"max_length {settings.max_length} is more than the checkpoint's {attention.longest} positions; "
-            f"give at most {attention.longest}"
-        )
-    if settings.max_global_tokens is not None and not architecture.takes_global_attention:
-        raise ExportError(
-            f"max_global_tokens is {settings.max_global_tokens}, but {architecture.name} has no global "
-            "tokens to choose; leave it out"
-        )
-    if settings.fused_attention and not architecture.has_fused_attention:
-        raise ExportError(
-            f"fused_attention is not there for {architecture.name}, only for longformer; leave it out"
-        )
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        task=checkpoint.task,
-        model_id=checkpoint.model_id,
-        revision=checkpoint.revision,
-        architecture=architecture.name,
-        attention_window=attention.attention_window,
-        max_length=settings.max_length or attention.longest,
-        block_size=attention.block_size,
-        max_global_tokens=settings.max_global_tokens,
-        vocab_size=config.vocab_size,
-        type_vocab_size=config.type_vocab_size,
-        graphs=tuple(
-            _graph_spec(exporter_config(config, checkpoint.task, layout), file, config.num_labels)
-            for layout, file in GRAPH_FILES.items()
-        ),
-        labels=checkpoint.labels,
-        problem_type=checkpoint.problem_type,
-        special_tokens=checkpoint.special_tokens,
-        global_attention=attention.global_attention,
-        precision=settings.precision,
-        quantization=settings.quantization,
-        opset=settings.graph_opset,
-        tools=_tool_versions(),
-        files=(),
-        parity=None,
-        has_tokenizer=checkpoint.tokenizer is not None,
-        question_separators=checkpoint.frame.separators,
-        context_token_type=checkpoint.frame.context_type,
-        random_blocks=attention.random_blocks,
-        fused_attention=settings.fused_attention,
-    )
-
-
-def _graph_spec(description: EncoderExporterConfig, file: str, labels: int) -> GraphSpec:
-    inputs = tuple(
-        TensorSpec(
-            name=name,
-            dtype="int32" if name == "sequence_ends" else "int64",
-            axes=tuple(axes[axis] for axis in sorted(axes)),
-        )
-        for name, axes in description.inputs.items()
-    )
-    outputs = tuple(
-        TensorSpec(
-            name=name,
-            dtype="float32",
-            axes=(*(axes[axis] for axis in sorted(axes)), *((labels,) if name == "logits" else ())),
-        )
-        for name, axes in description.outputs.items()
-    )
-    return GraphSpec(file=file, layout=description.layout, inputs=inputs, outputs=outputs)
-
-
-def _tool_versions() -> dict[str, str]:
-    versions = {"longserve": importlib.metadata.version("longserve")}
-    for name in _TOOLS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _check_space(checkpoint: Checkpoint, directory: Path) -> None:

@@ -19,7 +19,8 @@ from torch.onnx import OnnxExporterError
 from longserve.export import graph
 from longserve.export.checkpoint import load_checkpoint
 from longserve.export.decomposition import without_decomposition
-from longserve.export.exporter import describe_checkpoint, layout_module
+from longserve.export.description import describe_checkpoint
+from longserve.export.exporter import layout_module
 from longserve.export.exporter_config import exporter_config
 from longserve.export.settings import ExportSettings
 from longserve.serving.runtime.manifest import Layout, Task

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -26,7 +27,6 @@ import torch
 from checkpoints import make_checkpoint
 
 from longserve.export import (
-    ExportError,
     ExportSettings,
     OutputError,
     ParityFailed,
@@ -215,6 +215,24 @@ def test_a_disk_that_fills_up_leaves_nothing(
     assert _left_in(tmp_path) == []
 
 
+def test_a_disk_that_fills_up_at_the_tokenizer(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_text
+
+    def full(path: Path, *arguments: Any, **options: Any) -> int:
+        if path.name == "tokenizer.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(
+        OutputError, match=r"cannot write .*bundle: No space left on device; nothing was left"
+    ):
+        export_bundle(str(small_checkpoint), Task.TEXT_CLASSIFICATION, tmp_path / "bundle")
+    assert _left_in(tmp_path) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_export_leaves_nothing(
     small_checkpoint: Path, tmp_path: Path, number: signal.Signals
@@ -252,20 +270,11 @@ def test_an_interrupt_that_something_swallowed_is_raised_again(number: signal.Si
     assert stages == ["swallowed"]
 
 
-@pytest.mark.parametrize("name", ["max_length", "max_global_tokens", "block_size"])
-def test_settings_out_of_range_are_refused(name: str) -> None:
-    with pytest.raises(ExportError, match=f"{name} is 0"):
-        ExportSettings(**{name: 0})
-
-
-def test_a_length_beyond_the_positions_is_refused(small_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="max_length 65 is more than the checkpoint's 64"):
-        export_bundle(
-            str(small_checkpoint),
-            Task.TEXT_CLASSIFICATION,
-            tmp_path / "bundle",
-            settings=ExportSettings(max_length=65),
-        )
+def test_an_output_that_onnxruntime_could_not_open(small_checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out\udcff" / "bundle"
+    with pytest.raises(OutputError, match=r"the output '.*out\\udcff/bundle' is no UTF-8"):
+        export_bundle(str(small_checkpoint), Task.TEXT_CLASSIFICATION, target)
+    assert _left_in(tmp_path) == []
 
 
 def test_a_fixed_number_of_global_tokens(small_checkpoint: Path, tmp_path: Path) -> None:
@@ -361,8 +370,3 @@ def test_an_embedding_beyond_half_precision_stays_as_it_is(qa_bundle: Path, tmp_
     found = quantize_models({file: model}, Quantization.WEIGHTS, tmp_path)[file].graph.initializers
     assert name in found and f"{name}_half" not in found
     assert "core.word_embeddings.weight_half" in found and "core.word_embeddings.weight" not in found
-
-
-def test_only_int8_is_quantized() -> None:
-    with pytest.raises(ExportError, match="quantization is weights but the precision fp32"):
-        ExportSettings(quantization=Quantization.WEIGHTS)

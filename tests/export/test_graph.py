@@ -13,7 +13,7 @@ from checkpoints import make_checkpoint, make_model
 
 from longserve.export import ExportSettings, GraphError, export_bundle
 from longserve.export.checkpoint import load_checkpoint
-from longserve.export.exporter import GRAPH_FILES
+from longserve.export.description import GRAPH_FILES
 from longserve.export.graph import FORBIDDEN_OPERATORS, check_graph, export_graph
 from longserve.export.model import PackedModel, PaddedModel
 from longserve.export.parity import check_parity

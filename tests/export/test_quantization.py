@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longserve.export import GraphError
-from longserve.export.exporter import GRAPH_FILES
+from longserve.export.description import GRAPH_FILES
 from longserve.export.quantization import quantize_models
 from longserve.export.quantized_products import Int8Weight, divide_features, multiply_integers
 from longserve.export.rounding import Calibration, drawn_calibration, nearest_rounding

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longserve.export.exporter import GRAPH_FILES
+from longserve.export.description import GRAPH_FILES
 from longserve.export.rounding import (
     compensated_rounding,
     drawn_calibration,

@@ -17,7 +17,7 @@ from longserve.export import ExportError, ExportSettings, UnsupportedModel, expo
 from longserve.export.architectures import architecture_of
 from longserve.export.architectures.bigbird import PackedBigBird, PaddedBigBird
 from longserve.export.checkpoint import load_checkpoint
-from longserve.export.exporter import GRAPH_FILES
+from longserve.export.description import GRAPH_FILES
 from longserve.export.parity import check_parity
 from longserve.serving import LocalClient
 from longserve.serving.runtime.bundle import Bundle

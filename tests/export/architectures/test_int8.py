@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from longserve.export.checkpoint import load_checkpoint
-from longserve.export.exporter import GRAPH_FILES
+from longserve.export.description import GRAPH_FILES
 from longserve.export.parity import check_parity
 from longserve.export.quantization import quantize_models
 from longserve.export.rounding import drawn_calibration
