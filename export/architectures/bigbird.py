@@ -175,11 +175,19 @@ class _Core(nn.Module):
             blocks = dataclasses.replace(blocks, used=blocks.used & used)
         keys = sparse_keys(blocks, self.random_blocks, hidden.dtype)
         rows = global_rows(blocks, documents, self.random_blocks, hidden.dtype)
+        shown = None
+        if self.last is not None and attention_mask is not None:
+            # as the stock model: beyond full attention, a token that nobody sees is given nothing to add
+            sparse = torch.index_select(blocks.count, 0, documents.number) > full_blocks(self.random_blocks)
+            shown = (attention_mask | ~sparse).to(hidden.dtype)[:, None]
         for layer in self.layers:
             assert isinstance(layer, _Layer)
-            hidden = layer.finish(layer.attention.attend(hidden, blocks, keys, rows), hidden)
+            attended = layer.attention.attend(hidden, blocks, keys, rows)
+            hidden = layer.finish(attended if shown is None else attended * shown, hidden)
         if self.last is not None:
             attended = self.last.attention.in_blocks(hidden, documents.starts, blocks)
+            if shown is not None:
+                attended = attended * torch.index_select(shown, 0, documents.starts)
             hidden = self.last.finish(attended, torch.index_select(hidden, 0, documents.starts))
         result: Tensor = hidden
         return result

@@ -128,6 +128,21 @@ def test_a_batch_is_read_as_the_stock_model_reads_it_in_the_padded_layout(
             assert_close(ours[row, :length], theirs[row, :length])
 
 
+@settings(max_examples=20, deadline=None)
+@given(lengths=LENGTHS, seed=st.integers(0, 1000))
+def test_padding_may_stand_anywhere_in_the_padded_layout(stock: Any, lengths: list[int], seed: int) -> None:
+    """Before a row's first token, too, which is the one that a classifier reads."""
+    feeds = padded(drawn(stock, lengths, seed))
+    mask = torch.rand(feeds["input_ids"].shape, generator=torch.Generator().manual_seed(seed)) > 0.3
+    mask[:, -1] = True  # of a row that is padding alone nothing is promised
+    mask[::2, 0] = False
+    mask[:, 0] |= mask.shape[1] == 1
+    feeds["attention_mask"] = mask.to(torch.int64)
+    for ours, theirs in zip(run(PaddedBigBird(stock), **feeds), reference(stock, feeds), strict=True):
+        classifies = len(names_of(stock)) == 1
+        assert_close(ours if classifies else ours[mask], theirs if classifies else theirs[mask])
+
+
 def test_padding_changes_what_the_stock_model_gives_but_not_the_packed_layout(stock: Any) -> None:
     """The reason for two contracts: the last block of a batch is that of its longest row."""
     short, long = drawn(stock, [50, 64], 1)
