@@ -71,7 +71,7 @@ COMMANDS = {
     "compare": Subcommand(
         "longserve.serving.cli.compare:compare_command",
         "Compare models on labelled documents: which one to take.",
-        "batch,cpu,report",
+        "cpu,report",
     ),
     "bench": Subcommand(
         "longserve.export.bench.cli:bench_command",
@@ -86,7 +86,7 @@ COMMANDS = {
     "report": Subcommand(
         "longserve.export.report.cli:report_command",
         "Write a page on a bundle: parity, speed, how to serve it.",
-        "export,cpu,report",
+        "report",
     ),
     "push": Subcommand(
         "longserve.export.hub_cli:push_command", "Upload a bundle to the Hugging Face hub.", "hub"

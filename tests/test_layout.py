@@ -157,6 +157,14 @@ print(json.dumps(files))
                     undeclared[top] = relative(path)
         assert undeclared == {}
 
+    @pytest.mark.parametrize(
+        ("extra", "needed"),
+        [("cpu", "tokenizers"), ("gpu", "tokenizers"), ("openvino", "tokenizers"), ("report", "onnx")],
+    )
+    def test_an_extra_is_enough_to_run_a_bundle_or_write_a_report(self, extra: str, needed: str) -> None:
+        brought = pyproject()["project"]["optional-dependencies"][extra]
+        assert needed in {re.split(r"[^a-z0-9-]", requirement)[0] for requirement in brought}
+
     @pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "LICENSE", "constraints.txt"])
     def test_what_a_user_looks_for_first_is_there(self, name: str) -> None:
         assert (ROOT / name).read_text(encoding="utf-8").strip()

@@ -154,7 +154,13 @@ def bench_command(
         at_once=at_once,
     )
     opened = [Bundle.open(path) for path in bundles]
-    planned = plan_engines(opened, settings, reference=reference, revision=revision)
+    planned = plan_engines(
+        opened,
+        settings,
+        reference=reference,
+        revision=revision,
+        report=lambda line: click.echo(line, err=True),
+    )
     manifest = opened[0].manifest
     cases = settings.cases(manifest)
     with stop_on_signals(), TerminalProgress() as progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from longserve.serving.runtime.bundle import Bundle
 from longserve.serving.runtime.cores import available_cores
@@ -32,6 +32,8 @@ _PRODUCTS = (
     (ProductLibrary.TORCH, "int8"),
     (ProductLibrary.ONNXRUNTIME, "int8"),
 )
+_PACKAGES = {ProductLibrary.TORCH: ("torch",), ProductLibrary.ONNXRUNTIME: ("onnxruntime", "onnx")}
+"""What the products of each library need."""
 
 
 def plan_engines(
@@ -40,6 +42,7 @@ def plan_engines(
     *,
     reference: str | None = None,
     revision: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> list[EngineSpec]:
     """List the engines to measure, the baseline first.
 
@@ -51,6 +54,7 @@ def plan_engines(
         settings: see `BenchSettings`.
         reference: hub id or directory of the checkpoint.
         revision: of a hub repository.
+        report: is told what is left out because this environment or the model does not allow it, and why.
 
     Raises:
         BenchError: no bundle, bundles of different models, or an engine that needs `reference` without it.
@@ -58,7 +62,7 @@ def plan_engines(
     if not bundles:
         raise BenchError("there is no bundle to measure; give at least one")
     _check_same_model(bundles)
-    kinds = settings.engines or _possible(reference, bundles[0])
+    kinds = settings.engines or _possible(reference, bundles[0], report)
     lacking = [kind.value for kind in kinds if kind in _NEEDS_REFERENCE and reference is None]
     if lacking:
         raise BenchError(f"{', '.join(lacking)} runs the checkpoint itself; give it with --reference")
@@ -71,23 +75,34 @@ def plan_engines(
         if kind in (EngineKind.ONNXRUNTIME, EngineKind.OPENVINO):
             specs += _bundle_specs(kind, bundles, labels, settings, threads)
         elif kind is EngineKind.PRODUCTS:
-            specs += _product_specs(bundles[0], threads)
+            specs += _product_specs(bundles[0], threads, report)
         else:
             specs += _torch_specs(kind, bundles[0], settings, threads, reference, revision)
     return specs
 
 
-def _possible(reference: str | None, bundle: Bundle) -> tuple[EngineKind, ...]:
+def _possible(reference: str | None, bundle: Bundle, report: Callable[[str], None]) -> tuple[EngineKind, ...]:
     """Return what can be measured here: with a checkpoint all, of the engines those that are installed."""
-    impossible = {
-        EngineKind.ONNXRUNTIME: not _installed("onnxruntime"),
-        EngineKind.OPENVINO: not _installed("openvino"),
-        EngineKind.PRODUCTS: bundle.manifest.architecture != COUNTED_ARCHITECTURE,
-        EngineKind.TORCH_KEPT: not can_keep_memory(),
+    architecture = bundle.manifest.architecture
+    possible = {
+        EngineKind.ONNXRUNTIME: (_installed("onnxruntime"), "onnxruntime is not installed"),
+        EngineKind.OPENVINO: (_installed("openvino"), "openvino is not installed"),
+        EngineKind.PRODUCTS: (
+            architecture == COUNTED_ARCHITECTURE,
+            f"the matrix products of a {architecture} model are not listed here",
+        ),
+        EngineKind.TORCH_KEPT: (can_keep_memory(), "the C library cannot be told to keep freed memory"),
     }
-    if reference is None:
-        impossible |= dict.fromkeys(_NEEDS_REFERENCE, True)
-    return tuple(kind for kind in EngineKind if not impossible.get(kind, False))
+    kinds = []
+    for kind in EngineKind:
+        if kind in _NEEDS_REFERENCE and reference is None:
+            continue
+        can_be, why = possible.get(kind, (True, ""))
+        if can_be:
+            kinds.append(kind)
+        else:
+            report(f"{kind.value} is left out: {why}")
+    return tuple(kinds)
 
 
 def _installed(package: str) -> bool:
@@ -159,7 +174,11 @@ def _with(label: str, bundle: Bundle, inference: InferencePrecision | None) -> s
     return f"{label} as {inference.value}"
 
 
-def _product_specs(bundle: Bundle, threads: int) -> list[EngineSpec]:
+def _product_specs(bundle: Bundle, threads: int, report: Callable[[str], None]) -> list[EngineSpec]:
+    lacking = {library: [p for p in needed if not _installed(p)] for library, needed in _PACKAGES.items()}
+    for library, packages in lacking.items():
+        if packages:
+            report(f"the products of {library.value} are left out: {packages[0]} is not installed")
     return [
         EngineSpec(
             kind=EngineKind.PRODUCTS,
@@ -170,7 +189,7 @@ def _product_specs(bundle: Bundle, threads: int) -> list[EngineSpec]:
             threads=threads,
         )
         for library, precision in _PRODUCTS
-        if _installed(library.value)
+        if not lacking[library]
     ]
 
 

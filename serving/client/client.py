@@ -167,7 +167,7 @@ class Client:
 
         Args:
             texts: any iterable of texts, also an endless one.
-            progress: show a progress bar on standard error; needs rich.
+            progress: show a progress bar on standard error.
             **options: see `ClassificationRequest`.
         """
         return self._infer_many(texts, self._builder.classification(**options), progress, "texts")

@@ -91,6 +91,20 @@ class TestEngines:
         assert EngineKind.TORCH in kinds
         assert (EngineKind.TORCH_KEPT in kinds) == possible
 
+    def test_what_cannot_be_measured_is_left_out_and_named(
+        self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(plan, "_installed", lambda package: package not in ("onnx", "openvino"))
+        told: list[str] = []
+        specs = plan_engines([bundle], BenchSettings(), report=told.append)
+        assert ProductLibrary.ONNXRUNTIME not in {spec.library for spec in specs}
+        assert ProductLibrary.TORCH in {spec.library for spec in specs}
+        assert EngineKind.ONNXRUNTIME in {spec.kind for spec in specs}
+        assert told == [
+            "openvino is left out: openvino is not installed",
+            "the products of onnxruntime are left out: onnx is not installed",
+        ]
+
     def test_an_engine_that_needs_the_checkpoint_says_so(self, bundle: Bundle) -> None:
         with pytest.raises(BenchError, match=r"torch-bf16 runs the checkpoint itself; .*--reference"):
             plan_engines([bundle], BenchSettings(engines=(EngineKind.TORCH_BF16,)))
