@@ -21,10 +21,11 @@ _WIDTH = 130
 @click.argument("more_models", metavar="[BUNDLE]...", nargs=-1)
 @click.option(
     "--models",
-    "first_model",
+    "models",
     metavar="[NAME=]BUNDLE",
+    multiple=True,
     required=True,
-    help="The first bundle; the others follow it.",
+    help="The first bundle; the others follow it, or have a --models each.",
 )
 @click.option(
     "--engine",
@@ -62,7 +63,7 @@ _WIDTH = 130
 def compare_command(
     source: Path,
     more_models: tuple[str, ...],
-    first_model: str,
+    models: tuple[str, ...],
     engine: str,
     threads: int | None,
     rounds: int,
@@ -97,7 +98,7 @@ def compare_command(
     if html_path is not None:
         check_page_libraries()
     with _progress() as advance:
-        comparison = compare(source, (first_model, *more_models), settings, progress=advance)
+        comparison = compare(source, (*models, *more_models), settings, progress=advance)
     console = Console()
     print_comparison(comparison, console if console.is_terminal else Console(width=_WIDTH))
     if json_path is not None:

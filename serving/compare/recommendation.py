@@ -124,10 +124,11 @@ def _why_not(other: Candidate, taken: Candidate, best: Candidate, metric: str, w
             f"{other.name} is no better as far as these documents show ({metric} {_percent(other.quality)}), "
             f"and {taken.name} does {ratio:.1f} times as many documents a second."
         )
+    needed, less = (f"{candidate.peak_bytes / 1e6:.0f} MB" for candidate in (other, taken))
+    memory = "" if needed == less else f", and needs {needed} of memory against {less}"
     return (
         f"{other.name} is no better as far as these documents show ({metric} {_percent(other.quality)}), "
-        f"about as fast ({_rate(other.documents_per_second)} documents a second), and needs "
-        f"{other.peak_bytes / 1e6:.0f} MB of memory against {taken.peak_bytes / 1e6:.0f} MB."
+        f"about as fast ({_rate(other.documents_per_second)} documents a second){memory}."
     )
 
 

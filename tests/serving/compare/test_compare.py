@@ -148,10 +148,21 @@ def test_the_command(labelled: Path, classification_bundle: Path, mistaken: Path
     assert content["models"][1]["by_place"]["spread over thirds"] == {"documents": 3, "score": 0.0}
 
 
+def test_models_can_be_given_one_by_one(
+    labelled: Path, classification_bundle: Path, mistaken: Path, tmp_path: Path
+) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(labelled.read_text(encoding="utf-8").splitlines(keepends=True)[:2]))
+    given = ["--models", f"a={mistaken}", "--models", f"b={classification_bundle}", f"c={mistaken}"]
+    run(few, *given, "--threads", 1, "--json", tmp_path / "c.json")
+    content = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
+    assert [model["name"] for model in content["models"]] == ["a", "b", "c"]
+
+
 def test_usage_and_failures(
     labelled: Path, classification_bundle: Path, qa_bundle: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(click.UsageError, match="Missing parameter: first_model"):
+    with pytest.raises(click.UsageError, match="Missing parameter: models"):
         run(labelled)
     with pytest.raises(click.UsageError, match=r"there is no directory .*nowhere for c\.html"):
         run(labelled, "--models", classification_bundle, "--html", tmp_path / "nowhere" / "c.html")

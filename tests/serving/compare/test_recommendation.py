@@ -57,6 +57,14 @@ def test_noise_decides_nothing_and_is_named() -> None:
     )
 
 
+def test_memory_that_reads_the_same_is_no_reason() -> None:
+    even = candidate("even", 0.95, speed=46, low=-0.005, high=0.005)
+    advice = advised(
+        candidate("odd", 0.94, speed=50, low=-0.005, high=0.01), candidate("best", 0.96, speed=49), even
+    )
+    assert not any("memory" in reason for reason in advice.reasons)
+
+
 def test_of_equally_fast_models_the_smaller_one_is_taken() -> None:
     small = candidate("small", 0.95, speed=46, memory=80, low=-0.005, high=0.005)
     advice = advised(candidate("large", 0.951, speed=50, memory=300), small)
