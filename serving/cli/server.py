@@ -21,6 +21,7 @@ from .engines import engine_options, with_engine
 from .gpu import chosen_gpu, gpu_options
 
 if TYPE_CHECKING:
+    from ..server.access import AccessPolicy
     from ..server.journal import Journal
 
 __all__ = ["doctor_command", "repo_command", "serve_command"]
@@ -161,7 +162,8 @@ def repo_command(
 @click.option(
     "--admin-key-file",
     type=click.Path(path_type=Path),
-    help="File whose first line is the key to the administrative APIs.  [default: closed to everybody]",
+    help="File whose first line is the key to the administrative APIs, 16 or more characters.  "
+    "[default: closed to everybody]",
 )
 @click.option(
     "--open-model-config",
@@ -173,7 +175,7 @@ def repo_command(
     type=click.IntRange(min=1),
     default=16 << 20,
     show_default=True,
-    help="Largest body of an HTTP request.",
+    help="Largest body of an HTTP request, and message of a gRPC call.",
 )
 @click.option("--ui", is_flag=True, help="Serve a page to try the models on too, at /ui/ of the HTTP port.")
 @click.option("--keep-going", is_flag=True, help="Serve the models that load although another does not load.")
@@ -232,8 +234,7 @@ def serve_command(
     a second try, which --restarts does not count. Triton's warnings and errors go to stderr, and nothing of a
     request. docs/security.md says what is open to whom.
     """
-    from ..runtime.errors import ServerError, ServerFailed
-    from ..server.access import AccessPolicy, Api, check_host, closed_apis, read_admin_key
+    from ..runtime.errors import ServerFailed
     from ..server.gateway import GatewayLimits
     from ..server.journal import Journal, Level, LogFormat
     from ..server.ports import Ports
@@ -242,14 +243,9 @@ def serve_command(
     from ..server.supervisor import Supervisor
     from ..server.try_it import PAGE_PATH, model_names
 
-    try:
-        check_host(host, public=public)
-    except ServerError as error:
-        raise click.UsageError(str(error)) from error
-    closed = closed_apis(public=public) - ({Api.MODEL_CONFIG} if open_model_config else frozenset())
-    access = AccessPolicy(closed=closed)
-    if admin_key_file is not None:
-        access = AccessPolicy(closed=closed, key=read_admin_key(admin_key_file))
+    journal = Journal(sys.stderr, LogFormat(log_format))
+    with _failures_told(journal):
+        access = _access(host, public, open_model_config, admin_key_file)
     server = TritonServer(
         repository,
         host=host,
@@ -265,7 +261,6 @@ def serve_command(
         ready_timeout=ready_timeout,
         grace=grace,
     )
-    journal = Journal(sys.stderr, LogFormat(log_format))
     journal.say(f"starting Triton on {repository}")
     try:
         with _failures_told(journal), raise_on_signals(_StopRequested) as check, server:
@@ -296,6 +291,26 @@ class _StopRequested(BaseException):
         self.name = signal.Signals(number).name
 
 
+def _access(host: str, public: bool, open_model_config: bool, admin_key_file: Path | None) -> AccessPolicy:
+    """Return who may do what, after checking that the address may be listened on.
+
+    Raises:
+        click.UsageError: other machines reach the address, and nobody said that they may.
+        ServerError: the key cannot be read or used.
+    """
+    from ..runtime.errors import ServerError
+    from ..server.access import AccessPolicy, Api, check_host, closed_apis, read_admin_key
+
+    try:
+        check_host(host, public=public)
+    except ServerError as error:
+        raise click.UsageError(str(error)) from error
+    closed = closed_apis(public=public) - ({Api.MODEL_CONFIG} if open_model_config else frozenset())
+    if admin_key_file is None:
+        return AccessPolicy(closed=closed)
+    return AccessPolicy(closed=closed, key=read_admin_key(admin_key_file))
+
+
 @contextmanager
 def _failures_told(journal: Journal) -> Iterator[None]:
     """Let a failure end the command with its own exit status, told in the journal's format."""
@@ -304,7 +319,7 @@ def _failures_told(journal: Journal) -> Iterator[None]:
 
     try:
         yield
-    except ServingError as error:
+    except (ServingError, click.UsageError) as error:
         if journal.format is LogFormat.TEXT:
             raise
         journal.say(str(error), level=Level.FATAL)

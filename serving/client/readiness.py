@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ..runtime.errors import InvalidInput, Overloaded, RequestError
+from ..runtime.request_record import PROBE_ID
 from .address import parse_address
 from .client import Client
 from .connection import Tls, make_connection
@@ -156,13 +157,13 @@ def _question_for(client: Client, transport: Transport, name: str, timeout: floa
     metadata = transport.ask(Inquiry(topic=Topic.METADATA, model=name), timeout)
     inputs = {tensor["name"] for tensor in metadata["inputs"]}
     if inputs == {"TEXT"}:
-        return lambda: client.classify(_TEXT, model=name)
+        return lambda: client.classify(_TEXT, model=name, request_id=PROBE_ID)
     if inputs == {"QUESTION", "CONTEXT"}:
-        return lambda: client.answer(_TEXT, _TEXT, model=name)
+        return lambda: client.answer(_TEXT, _TEXT, model=name, request_id=PROBE_ID)
     if "input_ids" in inputs and inputs <= _INPUTS_OF_ENCODER:
         mask = [1] if "global_attention_mask" in inputs else None
         types = [0] if "token_type_ids" in inputs else None
-        return lambda: client.logits([0], mask, types, model=name)
+        return lambda: client.logits([0], mask, types, model=name, request_id=PROBE_ID)
     raise InvalidInput(
         f"model {name!r} takes {', '.join(sorted(inputs))}, so it is none of longserve's; "
         "name a text model or an encoder"

@@ -8,12 +8,14 @@ from enum import Enum
 
 from .errors import Refusal
 
-__all__ = ["Failure", "LOG_REQUESTS", "Outcome", "REQUEST_EVENT", "RequestRecord"]
+__all__ = ["Failure", "LOG_REQUESTS", "Outcome", "PROBE_ID", "REQUEST_EVENT", "RequestRecord"]
 
 LOG_REQUESTS = "LONGSERVE_LOG_REQUESTS"
 """Environment variable; where it is 1, a text model writes one line per request into Triton's log."""
 REQUEST_EVENT = "request"
 """Value of `event` in such a line."""
+PROBE_ID = "longserve-readiness"
+"""Request id of the questions that only ask whether a model answers: a log tells them from callers' by it."""
 _LONGEST_ID = 128
 _MICROSECOND = 6
 

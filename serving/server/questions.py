@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.admission import QUEUE_FULL
+from ..runtime.request_record import PROBE_ID
 from .model_configs import model_configs
 
 __all__ = [
     "Answer",
-    "PROBE_ID",
     "Questions",
     "Readiness",
     "SECONDS_PER_QUESTION",
@@ -30,8 +30,6 @@ __all__ = [
     "read_questions",
 ]
 
-PROBE_ID = "longserve-readiness"
-"""Request id of the questions, by which a log tells them from callers' requests."""
 _TEXT = "Is this model ready?"
 SECONDS_PER_QUESTION = 5.0
 """How long a model may take for its answer."""

@@ -84,3 +84,22 @@ def test_a_server_that_does_not_start_says_why_in_the_format(tmp_path: Path, log
         assert json.loads(last)["level"] == "fatal"
         last = json.loads(last)["message"]
     assert "nowhere is no directory" in last
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "said"),
+    [
+        (("--host", "0.0.0.0"), 2, "0.0.0.0 is no loopback address"),
+        (("--admin-key-file", "key"), 1, "the admin key has 5 characters; give 16 or more"),
+        (("--admin-key-file", "nokey"), 1, "the admin key file nokey cannot be read"),
+    ],
+)
+def test_a_refusal_to_start_is_told_in_the_format(
+    tmp_path: Path, wrong: tuple[str, str], status: int, said: str
+) -> None:
+    (tmp_path / "key").write_text("short\n", encoding="utf-8")
+    command = [LONGSERVE, "serve", tmp_path, *FREE, *wrong, "--log-format", "json"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert result.returncode == status
+    (entry,) = [json.loads(line) for line in result.stderr.splitlines()]
+    assert entry["level"] == "fatal" and said in entry["message"]

@@ -103,6 +103,7 @@ def test_each_kind_of_model_is_asked_in_its_way() -> None:
         "questions": {"QUESTION", "CONTEXT"},
     }
     assert states(found) == dict.fromkeys(asked, "answers")
+    assert {call.request_id for call in server.calls} == {"longserve-readiness"}
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from triton_fixture import CLASSIFIER, QA, RunningServer
 
+from longserve.serving.runtime.request_record import PROBE_ID
 from longserve.serving.server import questions
 from longserve.serving.server.infer_request import InferBody, check_infer
 from longserve.serving.server.questions import (
-    PROBE_ID,
     Answer,
     Questions,
     Readiness,
