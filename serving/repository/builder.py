@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import runtime
 from ..directories import put_in_place
-from ..runtime.bundle import Bundle
+from ..runtime.bundle import Bundle, is_bundle
 from ..runtime.engine_settings import has_cpu_kernels
 from ..runtime.errors import RepositoryError
 from ..runtime.manifest import MANIFEST_NAME, Layout, Manifest
@@ -84,8 +84,8 @@ def build_repository(
 
     Raises:
         BundleError: the bundle is missing, incompatible or damaged.
-        RepositoryError: an option or the engine does not fit, a model of that name is not longserve's, or it
-            cannot be written.
+        RepositoryError: an option or the engine does not fit, the output is in a bundle, a model of that name
+            is not longserve's, or it cannot be written.
     """
     chosen = options or RepositoryOptions()
     check_name(name)
@@ -102,6 +102,7 @@ def build_repository(
         )
     record = None if chosen.plan is None else EngineRecord.read(chosen.plan)
     root = Path(output)
+    _check_output(root)
     targets = [root / encoder_name(name)]
     if source.manifest.has_tokenizer:
         targets.append(root / name)
@@ -189,6 +190,16 @@ def _place(source: Path, target: Path) -> None:
     # no hard link: onnx refuses external data that has more than one name, and a change of the bundle would
     # reach what is served
     shutil.copyfile(source, target)
+
+
+def _check_output(root: Path) -> None:
+    """Refuse to write into a bundle, which is replaced as a whole when it is exported again."""
+    for folder in (root.resolve(), *root.resolve().parents):
+        if is_bundle(folder):
+            raise RepositoryError(
+                f"the output {root} is in the bundle {folder}; choose another directory, such as "
+                "-o model_repository"
+            )
 
 
 def _check_replaceable(target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from .errors import BundleNotFound, CorruptBundle
 from .manifest import MANIFEST_NAME, Layout, Manifest
 
-__all__ = ["Bundle", "file_sha256"]
+__all__ = ["Bundle", "file_sha256", "is_bundle"]
 
 _CHUNK = 1 << 20
 _TOKENIZER_NAME = "tokenizer.json"
@@ -23,6 +24,15 @@ def file_sha256(path: Path) -> str:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a directory has a bundle's manifest, be the rest as it may."""
+    try:
+        fields = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(fields, dict) and "schema_version" in fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..runtime.bundle import is_bundle
 from ..runtime.errors import RepositoryError
 
 __all__ = ["check_repository", "model_configs"]
@@ -21,10 +22,16 @@ def check_repository(repository: Path) -> None:
     """
     if not repository.is_dir():
         raise RepositoryError(f"{repository} is no directory; build one with `longserve repo`")
-    if not any(repository.glob(_CONFIGS)):
+    if any(repository.glob(_CONFIGS)):
+        return
+    if is_bundle(repository):
         raise RepositoryError(
-            f"{repository} holds no model; build one with `longserve repo BUNDLE -o {repository}`"
+            f"{repository} is a bundle, no model repository; build one of it with "
+            f"`longserve repo {repository} --name NAME -o model_repository`"
         )
+    raise RepositoryError(
+        f"{repository} holds no model; build one with `longserve repo BUNDLE --name NAME -o {repository}`"
+    )
 
 
 def model_configs(repository: Path) -> Iterator[tuple[str, Any]]:

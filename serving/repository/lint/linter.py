@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ...runtime.bundle import is_bundle
 from ...runtime.cores import available_cores
 from ...runtime.errors import RepositoryError
 from ..builder import CONFIG_NAME, STAGING_PREFIX
@@ -63,9 +64,7 @@ def lint_repository(
         if model is not None:
             models.append(model)
     if not models and not found:
-        found.append(
-            error("no-models", "", f"{root} holds no model", "build one with `longserve repo BUNDLE`")
-        )
+        found.append(_no_models(root))
     ours = {model.name: model for model in models if model.is_ours}
     target, installation = machine.find_target(server)
     around = Surroundings(
@@ -120,6 +119,14 @@ def _read(directory: Path, found: list[Finding]) -> Model | None:
         )
     )
     return None
+
+
+def _no_models(root: Path) -> Finding:
+    if is_bundle(root):
+        fix = f"build one of it with `longserve repo {root} --name NAME -o model_repository`"
+        return error("no-models", "", f"{root} is a bundle, no model repository", fix)
+    fix = f"build one with `longserve repo BUNDLE --name NAME -o {root}`"
+    return error("no-models", "", f"{root} holds no model", fix)
 
 
 def _foreign(model: Model) -> Finding:

@@ -197,6 +197,15 @@ def test_the_output_may_not_be_a_file(make_bundle: MakeBundle, tmp_path: Path) -
         build_repository(make_bundle(), "name", tmp_path / "file")
 
 
+@pytest.mark.parametrize("inside", ["", "deep/inside"])
+def test_the_output_may_not_be_in_a_bundle(make_bundle: MakeBundle, tmp_path: Path, inside: str) -> None:
+    bundle = make_bundle()
+    before = contents(bundle)
+    with pytest.raises(RepositoryError, match=r"is in the bundle .*; choose another directory"):
+        build_repository(bundle, "name", bundle / inside)
+    assert contents(bundle) == before
+
+
 def test_a_portable_repository_does_not_depend_on_the_bundles_place_or_figures(
     make_bundle: MakeBundle, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import signal
 import socket
@@ -250,6 +251,12 @@ def test_a_repository_without_models_is_refused(tmp_path: Path, name: str) -> No
     (tmp_path / "empty").mkdir()
     with pytest.raises(RepositoryError, match="longserve repo"):
         TritonServer(tmp_path / name, ports=FREE_PORTS).start()
+
+
+def test_a_bundle_in_place_of_a_repository_is_named(classification_bundle: Path) -> None:
+    command = f"`longserve repo {classification_bundle} --name NAME -o model_repository`"
+    with pytest.raises(RepositoryError, match=f"is a bundle, .*{re.escape(command)}"):
+        TritonServer(classification_bundle, ports=FREE_PORTS).start()
 
 
 def test_triton_has_a_group_of_its_own_in_our_session(triton_server: RunningServer) -> None:

@@ -54,6 +54,13 @@ def test_repositories_that_hold_nothing(tmp_path: Path) -> None:
         assert finding.rule == rule and str(path) in finding.found
 
 
+def test_a_bundle_is_not_taken_for_a_repository(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"schema_version": "1.4"}', encoding="utf-8")
+    (finding,) = lint_repository(tmp_path, server=Target.CONTAINER)
+    assert "is a bundle" in finding.found
+    assert f"`longserve repo {tmp_path} --name NAME -o model_repository`" in finding.fix
+
+
 def test_errors_come_first(build: Build) -> None:
     repository = build()
     repository.edit(ENCODER, drop("model_warmup"))
