@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,19 @@ def test_the_examples_run(page: str, triton_server: RunningServer) -> None:
         here = here.replace("http://localhost:8000", triton_server.urls.http)
         # Empty lines in front make a traceback name the page's own line
         exec(compile("\n" * (line - 1) + here, str(DOCS / page), "exec"), names)
+
+
+def test_the_examples_type_check(tmp_path: Path) -> None:
+    pytest.importorskip("mypy", reason="needs the extra [dev]")
+    for page in PAGES:
+        text = ""
+        for line, code in blocks(page):
+            text += "\n" * (line - 1 - text.count("\n")) + code
+        (tmp_path / page.replace("-", "_")).with_suffix(".py").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", *sorted(map(str, tmp_path.glob("*.py")))]
+    done = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, timeout=280)
+    found = [line for line in done.stdout.splitlines() if ": error: " in line and "[no-untyped-" not in line]
+    assert done.returncode in (0, 1) and found == [], done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES)
