@@ -10,7 +10,7 @@ from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ..runtime.errors import AccessDenied, RequestError
+from ..runtime.errors import AccessDenied, ModelNotFound, RequestError
 from ..runtime.packing import EncoderOutput
 from ..runtime.results import Answer, Classification, WindowedAnswers, WindowedClassification
 from .calls import (
@@ -22,10 +22,12 @@ from .calls import (
 )
 from .connection import Tls, make_connection
 from .inquiries import (
+    INDEX_SECONDS,
     Inquiry,
     ModelLimits,
     ServedModel,
     Topic,
+    naming_models,
     read_index,
     read_labels,
     read_limits,
@@ -246,8 +248,21 @@ class AsyncClient:
                 await self._transport.close()
 
     async def _infer(self, job: InferenceJob[_Result]) -> _Result:
-        outputs = await self._send(lambda timeout: self._transport.infer(job.call, timeout), job.timeout)
+        try:
+            outputs = await self._send(lambda timeout: self._transport.infer(job.call, timeout), job.timeout)
+        except ModelNotFound as error:
+            served = await self._listed()
+            if served is None:
+                raise
+            raise naming_models(error, served) from error
         return job.read(outputs, self._builder.server)
+
+    async def _listed(self) -> list[ServedModel] | None:
+        """The server's models for an error message; None where it does not list them."""
+        try:
+            return await self.models(timeout=INDEX_SECONDS)
+        except RequestError:
+            return None
 
     async def _infer_all(self, jobs: list[InferenceJob[_Result]]) -> list[_Result]:
         self._check_open()

@@ -10,7 +10,7 @@ from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ..runtime.errors import AccessDenied, RequestError
+from ..runtime.errors import AccessDenied, ModelNotFound, RequestError
 from ..runtime.packing import EncoderOutput
 from ..runtime.results import Answer, Classification, WindowedAnswers, WindowedClassification
 from .calls import (
@@ -23,10 +23,12 @@ from .calls import (
 from .connection import Tls, make_connection
 from .forks import renew_after_fork
 from .inquiries import (
+    INDEX_SECONDS,
     Inquiry,
     ModelLimits,
     ServedModel,
     Topic,
+    naming_models,
     read_index,
     read_labels,
     read_limits,
@@ -329,8 +331,21 @@ class Client:
         self._lock, self._executor = threading.Lock(), None
 
     def _infer(self, job: InferenceJob[_Result]) -> _Result:
-        outputs = self._send(lambda timeout: self._transport.infer(job.call, timeout), job.timeout)
+        try:
+            outputs = self._send(lambda timeout: self._transport.infer(job.call, timeout), job.timeout)
+        except ModelNotFound as error:
+            served = self._listed()
+            if served is None:
+                raise
+            raise naming_models(error, served) from error
         return job.read(outputs, self._builder.server)
+
+    def _listed(self) -> list[ServedModel] | None:
+        """The server's models for an error message; None where it does not list them."""
+        try:
+            return self.models(timeout=INDEX_SECONDS)
+        except RequestError:
+            return None
 
     def _infer_all(self, jobs: list[InferenceJob[_Result]]) -> list[_Result]:
         self._check_open()

@@ -82,6 +82,27 @@ _SAYINGS: dict[type[ServingError], str] = {
 }
 """How each error names where, what and what to do. The server's words already do so for a bad input."""
 
+_HINTS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile("message larger than max"),
+        "send less, or raise the server's --max-request-bytes",
+    ),
+    (re.compile(r"connect an http1\.x server"), "is it the HTTP port?"),
+    (
+        re.compile(r"missing required input\(s\) \['?(question|context)\b"),
+        "the model answers questions: ask it with answer(), on the command line `longserve ask`",
+    ),
+    (
+        re.compile(r"missing required input\(s\) \['text'"),
+        "the model classifies texts: ask it with classify(), on the command line `longserve classify`",
+    ),
+    (
+        re.compile(r"missing required input\(s\) \[.*'input_ids'"),
+        "the model is an encoder, which takes token ids: name its text model, or ask it with logits()",
+    ),
+)
+"""What a message in lower case means, where the server's words leave that to be found out."""
+
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] *")
 """What Triton puts before a message, also where the request had no id."""
 
@@ -98,6 +119,8 @@ def failure(status: str | None, message: str | None, where: str) -> ServingError
     """
     text = _REQUEST_ID.sub("", (message or "").strip()) or "no reason given"
     kind = _kind(status, text.lower())
+    hints = [hint for found, hint in _HINTS if found.search(text.lower())]
+    text = "; ".join([text.rstrip("."), *hints]) if hints else text
     said = _SAYINGS.get(kind)
     if said is None:
         status_shown = f" (status {status})" if status else ""

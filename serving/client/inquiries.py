@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from ..runtime.errors import InferenceFailed
+from ..runtime.errors import InferenceFailed, ModelNotFound
 
 __all__ = [
+    "INDEX_SECONDS",
     "Inquiry",
     "ModelLimits",
     "ServedModel",
     "Topic",
+    "naming_models",
     "read_index",
     "read_labels",
     "read_limits",
@@ -28,6 +30,9 @@ __all__ = [
 ]
 
 
+INDEX_SECONDS = 5.0
+"""How long a server may take to list its models for an error message."""
+_MOST_NAMED = 12
 _CAPS = ("max_queue_size", "max_text_bytes", "max_windows")
 
 
@@ -150,6 +155,13 @@ def read_limits(config: Any, where: str) -> ModelLimits:
         )
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise _unreadable(where, error) from error
+
+
+def naming_models(error: ModelNotFound, served: Sequence[ServedModel]) -> ModelNotFound:
+    """Say which models the server has instead."""
+    names = [model.name for model in served]
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ModelNotFound(f"{error}; the server has {', '.join(names[:_MOST_NAMED]) or 'none'}{more}")
 
 
 def tensors_shown(metadata: Any) -> str:

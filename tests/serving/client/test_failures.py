@@ -25,6 +25,14 @@ def made(status: str | None, message: str | None) -> ServingError:
     return failure(status, message, "model 'a_model' at grpc://host:1 (request 7)")
 
 
+def missing(given: str, lacking: str) -> str:
+    """Triton's words for the inputs of another task."""
+    return (
+        f"expected 1 inputs but got 2 inputs for model 'm'. Got input(s) {given}, but missing required "
+        f"input(s) {lacking}. Please provide all required input(s)."
+    )
+
+
 @pytest.mark.parametrize("status", [f"StatusCode.{code.name}" for code in grpc.StatusCode])
 def test_every_grpc_status_is_mapped_on_purpose(status: str) -> None:
     assert status in STATUS_ERRORS
@@ -76,6 +84,33 @@ def test_messages_tell_causes_of_one_status_apart(
     assert (message or "no reason given").split("] ")[-1] in str(error)
     assert "[request id" not in str(error)
     assert "model 'a_model' at grpc://host:1 (request 7)" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind", "hint"),
+    [
+        (
+            "StatusCode.RESOURCE_EXHAUSTED",
+            "SERVER: Received message larger than max (9 vs. 4)",
+            InvalidInput,
+            "send less, or raise the server's --max-request-bytes",
+        ),
+        (
+            "StatusCode.UNAVAILABLE",
+            "Failed parsing HTTP/2 (Trying to connect an http1.x server (HTTP status 400))",
+            ServerUnavailable,
+            "is it the HTTP port?",
+        ),
+        ("400", missing("['TEXT']", "['QUESTION','CONTEXT']"), InvalidInput, "`longserve ask`"),
+        ("400", missing("['CONTEXT','QUESTION']", "['TEXT']"), InvalidInput, "`longserve classify`"),
+        ("400", missing("['TEXT']", "['input_ids','global_attention_mask']"), InvalidInput, "an encoder"),
+    ],
+)
+def test_what_a_message_leaves_to_be_found_out_is_said(
+    status: str, message: str, kind: type[ServingError], hint: str
+) -> None:
+    error = made(status, message)
+    assert type(error) is kind and message.rstrip(".") in str(error) and hint in str(error)
 
 
 @pytest.mark.parametrize(("timeout", "kind"), [(0.0, DeadlineExceeded), (60.0, ServerUnavailable)])
