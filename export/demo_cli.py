@@ -89,3 +89,4 @@ def demo_command(examples: Path, bundles: Path, repository: Path) -> None:
             f"{wrong[0].protocol}: {wrong[0].found!r} instead of {wrong[0].document.expected!r}"
         )
     click.echo(f"all {len(checked)} answers are right")
+    click.echo(f"to ask them yourself, in a browser too: longserve serve {repository} --ui")

@@ -17,7 +17,9 @@ __all__ = ["raise_on_signals"]
 
 @contextmanager
 def raise_on_signals(exception: Callable[[int], BaseException]) -> Iterator[Callable[[], None]]:
-    """Let SIGINT and SIGTERM raise an exception in the block, so that it unwinds in order.
+    """Let SIGINT, SIGTERM and SIGHUP raise an exception in the block, so that it unwinds in order.
+
+    SIGHUP comes when a terminal is closed. Where it is ignored, as under `nohup`, it stays so.
 
     Code that the signal happens to hit may swallow the exception: a finalizer, a callback from C. Python then
     prints it with a traceback and goes on. It is not printed here, and the block is given a check to call now
@@ -41,7 +43,10 @@ def raise_on_signals(exception: Callable[[int], BaseException]) -> Iterator[Call
         if unraisable.exc_value not in received:
             report(unraisable)
 
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
     sys.unraisablehook = report_others
     try:
         yield check

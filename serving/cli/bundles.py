@@ -31,7 +31,9 @@ def inspect_command(bundle: Path, as_json: bool, no_verify: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=str(bundle), title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(
+        title=escape(str(bundle)), title_justify="left", show_header=False, box=None, pad_edge=False
+    )
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in _rows(opened):

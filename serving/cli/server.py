@@ -228,7 +228,7 @@ def serve_command(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Serve the models of REPOSITORY with Triton until SIGTERM or Ctrl-C.
+    """Serve the models of REPOSITORY with Triton until SIGTERM, SIGHUP or Ctrl-C.
 
     The URLs are printed when every model has answered a question. A Triton that crashes while it starts gets
     a second try, which --restarts does not count. Triton's warnings and errors go to stderr, and nothing of a

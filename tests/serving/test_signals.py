@@ -37,7 +37,7 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_that_a_finalizer_swallows_is_raised_by_the_check(number: int, reported: list[str]) -> None:
     seen = []
     with pytest.raises(Stopped) as raised, raise_on_signals(Stopped) as check:
@@ -64,8 +64,19 @@ def test_other_failures_of_finalizers_are_still_told(reported: list[str]) -> Non
     assert sys.unraisablehook is hook
 
 
+def test_a_terminal_that_is_closed_does_not_end_what_nohup_started() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with raise_on_signals(Stopped) as check:
+            signal.raise_signal(signal.SIGHUP)
+            check()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_the_handlers_before_are_back_afterwards() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with pytest.raises(Stopped), raise_on_signals(Stopped):
         signal.raise_signal(signal.SIGINT)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before

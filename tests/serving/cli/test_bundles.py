@@ -27,6 +27,14 @@ def test_the_table_says_what_the_bundle_is(classification_bundle: Path) -> None:
     assert "NOT VALIDATED" not in output
 
 
+def test_a_directory_may_be_called_like_markup(classification_bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "x[" / "y]"
+    copy.parent.mkdir()
+    shutil.copytree(classification_bundle, copy)
+    result = inspect(copy)
+    assert result.exit_code == 0 and "x[/y]" in result.output.replace("\n", "")
+
+
 def test_json_is_the_manifest(qa_bundle: Path) -> None:
     bundle = Bundle.open(qa_bundle)
     report = json.loads(inspect(qa_bundle, "--json").output)
