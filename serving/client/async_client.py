@@ -16,6 +16,7 @@ from ..runtime.results import Answer, Classification, WindowedAnswers, WindowedC
 from .calls import (
     Texts,
     as_pairs,
+    as_stream,
     as_texts,
     decode_windowed_answers,
     decode_windowed_classification,
@@ -141,7 +142,9 @@ class AsyncClient:
 
         The texts may also come from an asynchronous iterable.
         """
-        return self._infer_many(texts, self._builder.classification(**options), progress, "texts")
+        return self._infer_many(
+            as_stream("texts", texts), self._builder.classification(**options), progress, "texts"
+        )
 
     async def classify_windows(
         self, text: str, **options: Unpack[ClassificationRequest]
@@ -186,7 +189,9 @@ class AsyncClient:
 
         The pairs may also come from an asynchronous iterable.
         """
-        return self._infer_many(questions, self._builder.question(**options), progress, "questions")
+        return self._infer_many(
+            as_stream("questions", questions), self._builder.question(**options), progress, "questions"
+        )
 
     async def answer_windows(
         self, question: str, context: str, **options: Unpack[QuestionRequest]

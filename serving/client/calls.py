@@ -6,6 +6,7 @@ Every client builds its requests and reads its results here; clients only differ
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,8 +31,10 @@ __all__ = [
     "InferenceCall",
     "Outputs",
     "Texts",
+    "as_pair",
     "as_pairs",
     "as_row",
+    "as_stream",
     "as_texts",
     "classification_call",
     "decode_answers",
@@ -54,6 +57,7 @@ Outputs = Mapping[str, npt.NDArray[Any]]
 
 _COUNTS = ("TOKENS", "WINDOWS", "WINDOW_RESULTS")
 _Window = TypeVar("_Window")
+_Items = TypeVar("_Items")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +83,11 @@ class InferenceCall:
 
 
 def given_parameters(**options: ParameterValue | None) -> dict[str, ParameterValue]:
-    """Return the options that were given; the others are left to the server's defaults."""
-    return {name: value for name, value in options.items() if value is not None}
+    """Return the options that were given; the others are left to the server's defaults.
+
+    A whole number of another library becomes an `int`.
+    """
+    return {name: _plain(value) for name, value in options.items() if value is not None}
 
 
 def classification_call(
@@ -103,9 +110,7 @@ def question_call(
     Raises:
         InvalidInput: not a pair of texts.
     """
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise InvalidInput(f"there is a {type(pair).__name__} where (question, context) is due; give pairs")
-    question, context = pair
+    question, context = as_pair(pair)
     inputs = {"QUESTION": _bytes("question", question), "CONTEXT": _bytes("context", context)}
     return InferenceCall(model=model, inputs=inputs, parameters=parameters, request_id=request_id)
 
@@ -234,6 +239,29 @@ def decode_logits(outputs: Outputs) -> EncoderOutput:
     return EncoderOutput(**rows)
 
 
+def as_pair(pair: object) -> tuple[str, str]:
+    """Return a question and its context.
+
+    Raises:
+        InvalidInput: no pair.
+    """
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise InvalidInput(f"there is a {type(pair).__name__} where (question, context) is due; give pairs")
+    question, context = pair
+    return question, context
+
+
+def as_stream(name: str, items: _Items) -> _Items:
+    """Return many texts or pairs as they are.
+
+    Raises:
+        InvalidInput: a single string, which would be taken for its characters.
+    """
+    if isinstance(items, (str, bytes)):
+        raise InvalidInput(f"the {name} are a single {type(items).__name__}; give an iterable of them")
+    return items
+
+
 def as_texts(name: str, value: object) -> tuple[list[str], bool]:
     """Return the texts in a list, and whether the caller gave just one.
 
@@ -270,6 +298,15 @@ def as_pairs(question: object, context: object) -> tuple[list[tuple[str, str]], 
             "of the other, or a single one"
         )
     return list(zip(questions, contexts, strict=True)), one_question and one_context
+
+
+def _plain(value: ParameterValue) -> ParameterValue:
+    if isinstance(value, (str, bool, float, np.bool_)):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:  # the options' check names it
+        return value
 
 
 @contextmanager

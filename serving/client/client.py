@@ -16,6 +16,7 @@ from ..runtime.results import Answer, Classification, WindowedAnswers, WindowedC
 from .calls import (
     Texts,
     as_pairs,
+    as_stream,
     as_texts,
     decode_windowed_answers,
     decode_windowed_classification,
@@ -172,7 +173,9 @@ class Client:
             progress: show a progress bar on standard error.
             **options: see `ClassificationRequest`.
         """
-        return self._infer_many(texts, self._builder.classification(**options), progress, "texts")
+        return self._infer_many(
+            as_stream("texts", texts), self._builder.classification(**options), progress, "texts"
+        )
 
     def classify_windows(self, text: str, **options: Unpack[ClassificationRequest]) -> WindowedClassification:
         """Classify one text, and return what each of its windows gave besides the combined result."""
@@ -221,7 +224,9 @@ class Client:
 
         See `classify_many` for how they are read.
         """
-        return self._infer_many(questions, self._builder.question(**options), progress, "questions")
+        return self._infer_many(
+            as_stream("questions", questions), self._builder.question(**options), progress, "questions"
+        )
 
     def answer_windows(
         self, question: str, context: str, **options: Unpack[QuestionRequest]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypedDict, TypeVar
 
 __all__ = [
     "CallKeywords",
@@ -10,7 +12,11 @@ __all__ = [
     "ClassificationRequest",
     "QuestionKeywords",
     "QuestionRequest",
+    "taking",
 ]
+
+_Parameters = ParamSpec("_Parameters")
+_Made = TypeVar("_Made")
 
 
 class CallKeywords(TypedDict, total=False):
@@ -63,3 +69,24 @@ class ClassificationRequest(ClassificationKeywords, CallKeywords, total=False):
 
 class QuestionRequest(QuestionKeywords, CallKeywords, total=False):
     """How a server is asked a question."""
+
+
+def taking(options: type) -> Callable[[Callable[_Parameters, _Made]], Callable[_Parameters, _Made]]:
+    """Let a function refuse keywords that are none of the options, naming those.
+
+    Raises:
+        TypeError: when the function is called with another keyword.
+    """
+    legal = sorted(options.__annotations__)
+
+    def decorate(function: Callable[_Parameters, _Made]) -> Callable[_Parameters, _Made]:
+        @functools.wraps(function)
+        def checked(*arguments: _Parameters.args, **given: _Parameters.kwargs) -> _Made:
+            unknown = sorted(set(given) - set(legal))
+            if unknown:
+                raise TypeError(f"unknown option {', '.join(unknown)}; the options are {', '.join(legal)}")
+            return function(*arguments, **given)
+
+        return checked
+
+    return decorate

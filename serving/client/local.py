@@ -25,13 +25,12 @@ from ..runtime.pipeline import (
 )
 from ..runtime.results import Answer, Classification, WindowedAnswers, WindowedClassification
 from ..runtime.runs import plan_runs
-from .calls import Texts, as_pairs, as_row, as_texts, given_parameters, naming_text
+from .calls import Texts, as_pair, as_pairs, as_row, as_stream, as_texts, given_parameters, naming_text
+from .keywords import ClassificationKeywords, QuestionKeywords, taking
 from .streaming import progress_bar, size_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from .keywords import ClassificationKeywords, QuestionKeywords
 
     if sys.version_info >= (3, 11):
         from typing import Unpack
@@ -49,7 +48,8 @@ class LocalClient:
 
     It needs tokenizers and an engine (onnxruntime, openvino), and neither a server nor tritonclient. There is
     one model and no network, so the options of `CallKeywords` do not exist. All methods raise `InvalidInput`
-    for a text or option that cannot be used or a bundle of the other task, and `EngineError` if a run fails.
+    for a text or option that cannot be used, or for texts given to a bundle of the other task or without
+    tokenizer, and `EngineError` if a run fails.
     """
 
     def __init__(
@@ -75,7 +75,9 @@ class LocalClient:
         opened = Bundle.open(bundle, verify=verify)
         self._path = opened.path
         self._manifest = opened.manifest
-        self._pipeline = make_pipeline(opened.manifest, opened.tokenizer_path, limits)
+        self._pipeline: ClassificationPipeline | QuestionAnsweringPipeline | None = None
+        if opened.manifest.has_tokenizer:
+            self._pipeline = make_pipeline(opened.manifest, opened.tokenizer_path, limits)
         self._engine: Engine | None = open_packed_engine(opened, EngineSettings.of(engine))
 
     def __enter__(self) -> LocalClient:
@@ -122,9 +124,13 @@ class LocalClient:
         self, texts: Iterable[str], *, progress: bool = False, **options: Unpack[ClassificationKeywords]
     ) -> Iterator[Classification]:
         """Classify any number of texts, one after the other. As `Client.classify_many`."""
-        self._classifier()
-        _classification_options(**options)
-        return _each(texts, lambda text: self.classify(text, **options), progress, "texts")
+        pipeline, chosen = self._classifier(), _classification_options(**options)
+
+        def classify(text: str) -> Classification:
+            (result,) = run(pipeline, [pipeline.prepare(text, chosen)], self._encode)
+            return result
+
+        return _each(as_stream("texts", texts), classify, progress, "texts")
 
     def classify_windows(
         self, text: str, **options: Unpack[ClassificationKeywords]
@@ -168,9 +174,13 @@ class LocalClient:
         **options: Unpack[QuestionKeywords],
     ) -> Iterator[list[Answer]]:
         """Answer any number of (question, context) pairs one after the other. As `Client.answer_many`."""
-        self._reader()
-        _question_options(**options)
-        return _each(questions, lambda pair: self.answer(*pair, **options), progress, "questions")
+        pipeline, chosen = self._reader(), _question_options(**options)
+
+        def answer(pair: tuple[str, str]) -> list[Answer]:
+            (result,) = run(pipeline, [pipeline.prepare(*as_pair(pair), chosen)], self._encode)
+            return list(result)
+
+        return _each(as_stream("questions", questions), answer, progress, "questions")
 
     def answer_windows(
         self, question: str, context: str, **options: Unpack[QuestionKeywords]
@@ -210,6 +220,7 @@ class LocalClient:
         self._engine = None
 
     def _classifier(self) -> ClassificationPipeline:
+        self._check_tokenizer()
         if not isinstance(self._pipeline, ClassificationPipeline):
             raise InvalidInput(
                 f"the bundle {self._path} answers questions; use answer(), or a classification bundle"
@@ -217,11 +228,19 @@ class LocalClient:
         return self._pipeline
 
     def _reader(self) -> QuestionAnsweringPipeline:
+        self._check_tokenizer()
         if not isinstance(self._pipeline, QuestionAnsweringPipeline):
             raise InvalidInput(
                 f"the bundle {self._path} classifies texts; use classify(), or a question-answering bundle"
             )
         return self._pipeline
+
+    def _check_tokenizer(self) -> None:
+        if self._pipeline is None:
+            raise InvalidInput(
+                f"the bundle {self._path} has no tokenizer.json, so it takes token ids alone: use logits(), "
+                "or export it again from a checkpoint with a tokenizer"
+            )
 
     def _loaded(self) -> Engine:
         if self._engine is None:
@@ -237,6 +256,7 @@ class LocalClient:
         return outputs
 
 
+@taking(ClassificationKeywords)
 def _classification_options(
     *,
     top_k: int | None = None,
@@ -254,6 +274,7 @@ def _classification_options(
     )
 
 
+@taking(QuestionKeywords)
 def _question_options(
     *,
     top_k: int | None = None,

@@ -31,6 +31,7 @@ from .calls import (
     question_call,
 )
 from .inquiries import Inquiry, Topic, tensors_shown
+from .keywords import CallKeywords, ClassificationRequest, QuestionRequest, taking
 from .retry import DEFAULT_RETRY, RetryPolicy
 
 __all__ = [
@@ -170,6 +171,7 @@ class RequestBuilder:
         self.concurrency = concurrency
         self.retry = DEFAULT_RETRY if retry is None else retry
 
+    @taking(ClassificationRequest)
     def classification(
         self,
         *,
@@ -198,6 +200,7 @@ class RequestBuilder:
             decode=decode_classification,
         )
 
+    @taking(QuestionRequest)
     def question(
         self,
         *,
@@ -226,6 +229,7 @@ class RequestBuilder:
             decode=decode_answers,
         )
 
+    @taking(CallKeywords)
     def logits(
         self,
         input_ids: object,

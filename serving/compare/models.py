@@ -29,7 +29,7 @@ def open_models(given: Sequence[str]) -> tuple[Task, tuple[Model, ...]]:
 
     Raises:
         BundleError: one of them cannot be used.
-        ModelsError: none is given, two have one name, or they are for different tasks.
+        ModelsError: none is given, two have one name, one has no tokenizer, or they are for different tasks.
     """
     if not given:
         raise ModelsError("no model is given; give one bundle at least")
@@ -38,7 +38,13 @@ def open_models(given: Sequence[str]) -> tuple[Task, tuple[Model, ...]]:
         name, separator, path = argument.partition("=")
         if not separator or "/" in name:
             name, path = Path(argument).name or Path(argument).resolve().name, argument
-        models.append(Model(name=name, bundle=Bundle.open(path)))
+        bundle = Bundle.open(path)
+        if not bundle.manifest.has_tokenizer:
+            raise ModelsError(
+                f"{name} has no tokenizer.json, so it cannot read documents; export it again from a "
+                "checkpoint with a tokenizer"
+            )
+        models.append(Model(name=name, bundle=bundle))
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
+
+import numpy as np
 
 from .errors import InvalidInput, Refusal
 
@@ -168,9 +171,9 @@ def _check_integer(
     if value is None and optional:
         return
     legal = f"{minimum} or more" if maximum is None else f"{minimum} to {maximum}"
-    if not isinstance(value, int) or isinstance(value, bool):
+    if isinstance(value, bool | np.bool_) or not isinstance(value, SupportsIndex):
         raise InvalidInput(f"{name} is {_shown(value)}; give a whole number, {legal}", reason=Refusal.OPTION)
-    if value < minimum or (maximum is not None and value > maximum):
+    if operator.index(value) < minimum or (maximum is not None and operator.index(value) > maximum):
         raise InvalidInput(f"{name} is {_shown(value)}; give {legal}", reason=Refusal.OPTION)
 
 

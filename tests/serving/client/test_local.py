@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -200,6 +202,38 @@ def test_streams_keep_the_order_and_end_at_the_first_bad_text(
     assert list(reader.answer_many(pairs)) == [reader.answer(*pair) for pair in pairs]
     with pytest.raises(InvalidInput, match=r"^text 1: the text is empty"):
         list(classifier.classify_many(["a", "", "b"]))
+
+
+def test_a_stream_holds_texts_or_pairs(classifier: LocalClient, reader: LocalClient) -> None:
+    for many in (classifier.classify_many, reader.answer_many):
+        with pytest.raises(InvalidInput, match="are a single str; give an iterable"):
+            many("ab")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match=r"^text 0: the text is of type list; give a string"):
+        list(classifier.classify_many([["a", "b"]]))  # type: ignore[list-item]
+    for wrong, kind in ((["ab"], "str"), ([("c",)], "tuple")):
+        with pytest.raises(InvalidInput, match=rf"^text 0: there is a {kind} where \(question, context\)"):
+            list(reader.answer_many(wrong))  # type: ignore[arg-type]
+
+
+def test_options_are_named_and_take_numbers_of_numpy(classifier: LocalClient) -> None:
+    assert len(classifier.classify("the fox", top_k=np.int64(1)).scores) == 1  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="unknown option topk; the options are function_to_apply, stride"):
+        classifier.classify("the fox", topk=1)  # type: ignore[call-overload]
+
+
+def test_a_bundle_without_tokenizer_takes_token_ids(classification_bundle: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "b"
+    shutil.copytree(classification_bundle, bundle)
+    content = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    content["files"] = [file for file in content["files"] if file["name"] != "tokenizer.json"]
+    (bundle / "manifest.json").write_text(json.dumps({**content, "has_tokenizer": False}), encoding="utf-8")
+    (bundle / "tokenizer.json").unlink()
+    with LocalClient(bundle) as client:
+        assert client.logits([0, 5, 2], [1, 0, 0]).logits is not None
+        with pytest.raises(
+            InvalidInput, match=r"has no tokenizer\.json, so it takes token ids alone: use logits"
+        ):
+            client.classify("the fox")
 
 
 def test_logits_are_the_encoders(classifier: LocalClient, reader: LocalClient) -> None:

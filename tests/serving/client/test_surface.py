@@ -17,6 +17,7 @@ from longserve.serving import (
     ClassificationOptions,
     ClassificationRequest,
     Client,
+    InvalidInput,
     LocalClient,
     QuestionAnsweringOptions,
     QuestionKeywords,
@@ -73,10 +74,21 @@ def test_the_keywords_are_those_of_the_options() -> None:
 
 def test_an_unknown_keyword_is_a_type_error() -> None:
     client: Any = Client("grpc://localhost")
-    with pytest.raises(TypeError, match="topk"):
+    legal = "function_to_apply, model, request_id, stride, timeout, top_k, window_combination"
+    with pytest.raises(TypeError, match=f"^unknown option topk; the options are {legal}$"):
         client.classify("a", topk=1)
-    with pytest.raises(TypeError, match="max_answer_len"):
+    with pytest.raises(TypeError, match=r"unknown option max_answer_len; .*max_answer_tokens"):
         client.answer_many([], max_answer_len=1)
+    with pytest.raises(TypeError, match="unknown option top_k; the options are model, request_id, timeout"):
+        client.logits([0], [1], top_k=1)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_string_is_no_stream_of_texts(kind: Any) -> None:
+    client = kind("grpc://localhost")
+    for many in (client.classify_many, client.answer_many):
+        with pytest.raises(InvalidInput, match="are a single str; give an iterable"):
+            many("a text")
 
 
 USER = """

@@ -24,6 +24,7 @@ from longserve.serving.compare import (
 )
 from longserve.serving.compare.evidence import Place, Reach
 from longserve.serving.measurement import MeasurementError
+from longserve.serving.runtime.bundle import file_sha256
 
 WORDS = ("the", "quick", "brown", "fox", "jumps", "invoice", "northern", "harbour", "silver", "lanterns")
 SETTINGS = CompareSettings(threads=1)
@@ -199,10 +200,24 @@ def test_a_model_that_cannot_be_loaded_is_named(classification_bundle: Path, tmp
     tokenizer = tmp_path / "b" / "tokenizer.json"
     manifest = tmp_path / "b" / "manifest.json"
     content = json.loads(manifest.read_text(encoding="utf-8"))
+    tokenizer.write_text("{}", encoding="utf-8")
+    (record,) = [file for file in content["files"] if file["name"] == "tokenizer.json"]
+    record.update(size=2, sha256=file_sha256(tokenizer))
+    manifest.write_text(json.dumps(content), encoding="utf-8")
+    path = write_rows(tmp_path / "d.jsonl", [{"text": "fox", "label": "alpha"}])
+    with pytest.raises(MeasurementError, match=r"m cannot be loaded: CorruptBundle: .*tokenizer"):
+        compare(path, [f"m={tmp_path / 'b'}"], SETTINGS)
+
+
+def test_a_model_without_tokenizer_is_refused(classification_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(classification_bundle, tmp_path / "b")
+    tokenizer = tmp_path / "b" / "tokenizer.json"
+    manifest = tmp_path / "b" / "manifest.json"
+    content = json.loads(manifest.read_text(encoding="utf-8"))
     content["files"] = [file for file in content["files"] if file["name"] != "tokenizer.json"]
     content["has_tokenizer"] = False
     manifest.write_text(json.dumps(content), encoding="utf-8")
     tokenizer.unlink()
     path = write_rows(tmp_path / "d.jsonl", [{"text": "fox", "label": "alpha"}])
-    with pytest.raises(MeasurementError, match=r"m cannot be loaded: BundleNotFound: .*tokenizer"):
+    with pytest.raises(ModelsError, match=r"m has no tokenizer\.json"):
         compare(path, [f"m={tmp_path / 'b'}"], SETTINGS)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from longserve.serving.runtime.errors import InvalidInput
@@ -22,6 +23,14 @@ def test_parameters_are_converted() -> None:
     assert ClassificationOptions.from_parameters(
         {"top_k": 2, "function_to_apply": "none", "window_combination": "max"}
     ) == ClassificationOptions(top_k=2, function_to_apply="none", window_combination="max")
+
+
+@pytest.mark.parametrize("kind", OPTION_TYPES)
+def test_whole_numbers_of_other_libraries_are_taken(kind: Any) -> None:
+    assert kind(top_k=np.int64(2), stride=np.uint8(3)) == kind(top_k=2, stride=3)
+    for value in (np.bool_(True), np.float64(1), np.int64(0)):
+        with pytest.raises(InvalidInput, match=r"^top_k is "):
+            kind(top_k=value)
 
 
 @pytest.mark.parametrize("kind", OPTION_TYPES)
