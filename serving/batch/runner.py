@@ -48,6 +48,7 @@ class BatchSummary:
         errors: rows without a result; their column `error` says why.
         first_error: that of the first such row, with its number; None where every row has a result.
         scored: rows that this run scored; the others were done before.
+        failed: how many of those have no result.
         tokens: tokens of those.
         seconds: time that scoring them took, reading and writing included, loading the model not.
     """
@@ -57,6 +58,7 @@ class BatchSummary:
     errors: int
     first_error: str | None
     scored: int
+    failed: int
     tokens: int
     seconds: float
 
@@ -250,6 +252,7 @@ def _summary(output: Path, plan: BatchPlan, done: Sequence[ChunkDone], begun: fl
         errors=errors,
         first_error=first_error,
         scored=sum(chunk.rows for chunk in done),
+        failed=sum(chunk.errors for chunk in done),
         tokens=sum(chunk.tokens for chunk in done),
         seconds=seconds,
     )

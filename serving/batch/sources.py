@@ -26,6 +26,9 @@ __all__ = [
 _CHUNK_BYTES = 32 << 20
 """Most text of a chunk, about: what bounds the memory where rows are long."""
 
+_CHECKED_ROWS = 1000
+"""Rows of JSON Lines of which one must have each field that is read or kept."""
+
 Texts = tuple[str, ...]
 """What is scored of one row: the text, or question and context."""
 
@@ -225,7 +228,11 @@ class JsonLinesSource:
         self._settings = settings
 
     def chunks(self) -> tuple[Chunk, ...]:
-        """Read the file once and cut it into chunks of `chunk_rows` rows, or fewer where rows are long."""
+        """Read the file once and cut it into chunks of `chunk_rows` rows, or fewer where rows are long.
+
+        Raises:
+            InvalidInput: none of the first rows has a field that is read or kept.
+        """
         chunks: list[Chunk] = []
         first, rows, size, begin, position = 0, 0, 0, 0, 0
         with self._path.open("rb") as stream:
@@ -239,7 +246,21 @@ class JsonLinesSource:
                 position += len(line)
         if rows:
             chunks.append(Chunk(index=len(chunks), first=first, rows=rows, position=begin))
+        self._check_fields(min(first + rows, _CHECKED_ROWS))
         return tuple(chunks)
+
+    def _check_fields(self, count: int) -> None:
+        """Refuse a name that none of the first rows has: misspelt, every row would fail, or be null."""
+        chunk = Chunk(index=0, first=0, rows=count, position=0)
+        rows = [fields for fields in map(_fields, self._lines(chunk)) if isinstance(fields, dict)]
+        found = {name: None for fields in rows for name in fields}
+        for name in (*self._settings.text_columns, *self._settings.keep):
+            if rows and name not in found:
+                raise InvalidInput(
+                    f"none of the first {count} rows of {self._path} has a field {name!r}; they have "
+                    f"{', '.join(map(repr, found)) or 'none'}",
+                    reason=Refusal.OPTION,
+                )
 
     def read(self, chunk: Chunk) -> ChunkRows:
         """Read a chunk."""
@@ -247,25 +268,30 @@ class JsonLinesSource:
 
         inputs: list[Texts | BadRow] = []
         kept: dict[str, list[str | None]] = {name: [] for name in self._settings.keep}
+        for fields in map(_fields, self._lines(chunk)):
+            row = self._input(fields)
+            for name, values in kept.items():
+                value = _as_text(name, fields.get(name)) if isinstance(fields, dict) else None
+                if isinstance(value, BadRow):
+                    row, value = value, None
+                values.append(value)
+            inputs.append(row)
+        return ChunkRows(inputs, pa.table({name: pa.array(v, pa.string()) for name, v in kept.items()}))
+
+    def _lines(self, chunk: Chunk) -> Iterator[bytes]:
+        found = 0
         with self._path.open("rb") as stream:
             stream.seek(chunk.position)
-            while len(inputs) < chunk.rows:
+            while found < chunk.rows:
                 line = stream.readline()
                 if not line:
                     raise InvalidInput(
-                        f"{self._path} ends before row {chunk.first + len(inputs)}; it was cut meanwhile",
+                        f"{self._path} ends before row {chunk.first + found}; it was cut meanwhile",
                         reason=Refusal.OPTION,
                     )
                 if line.strip():
-                    fields = _fields(line)
-                    row = self._input(fields)
-                    for name, values in kept.items():
-                        value = _as_text(name, fields.get(name)) if isinstance(fields, dict) else None
-                        if isinstance(value, BadRow):
-                            row, value = value, None
-                        values.append(value)
-                    inputs.append(row)
-        return ChunkRows(inputs, pa.table({name: pa.array(v, pa.string()) for name, v in kept.items()}))
+                    found += 1
+                    yield line
 
     def _input(self, fields: dict[str, Any] | BadRow) -> Texts | BadRow:
         if isinstance(fields, BadRow):

@@ -241,7 +241,9 @@ def _report(summary: BatchSummary, as_json: bool) -> None:
     if summary.scored:
         documents, tokens = summary.scored / summary.seconds, summary.tokens / summary.seconds
         rate = f"{documents:,.1f} documents/s, {tokens:,.0f} tokens/s"
-        click.echo(f"{summary.output}: {summary.rows} rows; {summary.scored} scored now, {rate}")
+        failed = f", {summary.failed} failed" if summary.failed else ""
+        scored = summary.scored - summary.failed
+        click.echo(f"{summary.output}: {summary.rows} rows; {scored} scored now{failed}, {rate}")
     else:
         click.echo(f"{summary.output}: {summary.rows} rows, all done before")
     if summary.errors:

@@ -82,7 +82,13 @@ def test_the_command(source: Path, local: Path, tmp_path: Path, classification_b
     assert json.loads(result.stdout)["errors"] == 1
     assert labels(tmp_path / "out.parquet") == labels(local)
     assert len(pq.read_table(tmp_path / "out.parquet").column("scores")[0]) == 2
-    again = CliRunner().invoke(batch_command, arguments[:-1], catch_exceptions=False)
+    anew = CliRunner().invoke(
+        batch_command, [*arguments[:-1], "--overwrite", "--top-k", "1"], catch_exceptions=False
+    )
+    assert "21 rows; 20 scored now, 1 failed, " in anew.stdout
+    arguments += ["--top-k", "1"]
+    arguments.remove("--json")
+    again = CliRunner().invoke(batch_command, arguments, catch_exceptions=False)
     assert "all done before" in again.stdout and "1 of 21 rows have no result" in again.stderr
     assert "row 20: the text is empty" in again.stderr
 

@@ -78,7 +78,7 @@ def test_results_are_the_clients(
     texts = [*documents[:20], "", "nul\0", *documents[20:30]]
     source = write_rows(rows_of(texts), suffix)
     summary = run_batch(source, tmp_path / "out.parquet", scorer.settings, scorer)
-    assert (summary.rows, summary.errors, summary.scored) == (32, 2, 32)
+    assert (summary.rows, summary.errors, summary.scored, summary.failed) == (32, 2, 32, 2)
     assert summary.first_error is not None and summary.first_error.startswith("row 20: the text is empty")
     table = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert [row["row"] for row in table] == list(range(32))

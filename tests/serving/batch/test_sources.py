@@ -118,6 +118,19 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, twice: str) -> 
         open_source(path, BatchSettings(task=Task.TEXT_CLASSIFICATION, keep=("id",)))
 
 
+@pytest.mark.parametrize("chunk_rows", [1, 100])
+def test_a_field_that_no_row_has_is_refused(write_rows: Callable[..., Path], chunk_rows: int) -> None:
+    path = write_rows([{"id": "1"}, {"id": "2", "text": "a"}], ".jsonl")
+    task = Task.TEXT_CLASSIFICATION
+    open_source(path, BatchSettings(task=task, keep=("id",), chunk_rows=chunk_rows)).chunks()
+    for wrong in ({"text": "body"}, {"keep": ("body",)}):
+        settings = BatchSettings(task=task, chunk_rows=chunk_rows, **wrong)  # type: ignore[arg-type]
+        with pytest.raises(
+            InvalidInput, match=r"first 2 rows of .*in\.jsonl has a field 'body'; they have 'id', 'text'"
+        ):
+            open_source(path, settings).chunks()
+
+
 def test_a_question_is_a_column_or_one_for_all(write_rows: Callable[..., Path]) -> None:
     path = write_rows([{"question": "q?", "text": "c"}], ".jsonl")
     for settings in (
