@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..client import Client
+from ..client import Client, Tls
 from ..runtime.bundle import Bundle
 from ..runtime.engine import EngineName, EngineSettings, encode, open_packed_engine
 from ..runtime.errors import EngineError, InvalidInput, Refusal
@@ -219,6 +219,8 @@ class ServerScorer:
         model: str | None = None,
         timeout: float | None = None,
         concurrency: int = 16,
+        tls: Tls | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """Connect to a server.
 
@@ -228,12 +230,13 @@ class ServerScorer:
             model: the text model, if it is not the demo's.
             timeout: seconds until each row must have been answered, the client's default if not given.
             concurrency: requests under way.
+            tls, headers: as for `Client`.
 
         Raises:
             RequestError: the address or its transport cannot be used.
         """
         self.settings = settings
-        self._client = Client(url)
+        self._client = Client(url, tls=tls, headers=headers)
         self._remote: dict[str, Any] = {"model": model, "timeout": timeout}
         self._executor = ThreadPoolExecutor(concurrency, thread_name_prefix="longserve-batch")
         self._described = {"url": url, "model": model}

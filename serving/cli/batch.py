@@ -14,6 +14,7 @@ from ..runtime.cores import available_cores
 from ..runtime.engine_settings import EngineName, EngineSettings, InferencePrecision
 from ..runtime.manifest import Task
 from ..runtime.options import APPLICABLE_FUNCTIONS, WINDOW_COMBINATIONS
+from .connections import access, access_options
 
 if TYPE_CHECKING:
     from ..batch.runner import BatchSummary
@@ -22,7 +23,7 @@ __all__ = ["batch_command"]
 
 _LOCAL, _RAY = "local", "ray"
 _BUNDLE_ONLY = ("encoder_engine", "inference_precision", "tokens_per_run", "threads")
-_SERVER_ONLY = ("model", "timeout")
+_SERVER_ONLY = ("model", "timeout", "ca", "headers")
 _RAY_ONLY = ("workers", "ray_address")
 
 
@@ -86,6 +87,7 @@ _RAY_ONLY = ("workers", "ray_address")
     type=click.IntRange(min=1),
     help="With --bundle: of each process.  [default: all cores, shared by the workers]",
 )
+@access_options
 @click.option("--model", help="With --url: the server's text model, if it is not the demo's.")
 @click.option(
     "--timeout",
@@ -130,12 +132,16 @@ def _check_together(bundle: str | None, url: str | None, where: str, given: dict
         raise click.UsageError("give either --bundle, to run it here, or --url, to ask a server")
     if where == _RAY and bundle is None:
         raise click.UsageError("--engine ray runs a bundle; give --bundle")
-    closed = [(_BUNDLE_ONLY, "--bundle", bundle is not None), (_SERVER_ONLY, "--url", url is not None)]
-    closed.append((_RAY_ONLY, "--engine ray", where == _RAY))
+    closed: list[tuple[tuple[str, ...], str, bool]] = [
+        (_BUNDLE_ONLY, "--bundle", bundle is not None),
+        (_SERVER_ONLY, "--url", url is not None),
+        (_RAY_ONLY, "--engine ray", where == _RAY),
+    ]
     for names, needed, fits in closed:
         for name in names:
-            if given[name] is not None and not fits:
-                raise click.UsageError(f"--{name.replace('_', '-')} goes with {needed} only; leave it out")
+            if given[name] not in (None, ()) and not fits:
+                option = "header" if name == "headers" else name.replace("_", "-")
+                raise click.UsageError(f"--{option} goes with {needed} only; leave it out")
 
 
 def _task(task: str | None, bundle: str | None) -> Task:
@@ -194,7 +200,8 @@ def _on_server(
     from ..batch.runner import run_batch
     from ..batch.scorers import ServerScorer
 
-    with ServerScorer(url, settings, model=given["model"], timeout=given["timeout"]) as scorer:
+    remote = {"model": given["model"], "timeout": given["timeout"]}
+    with ServerScorer(url, settings, **remote, **access(given["ca"], given["headers"])) as scorer:
         return run_batch(source, output, settings, scorer, **again)
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .connections import access, access_options
+
 if TYPE_CHECKING:
     from ..client.readiness import ModelReadiness
 
 __all__ = ["ready_command"]
 
 _DEFAULT_URL = "grpc://127.0.0.1:8001"
-_HEADER = "NAME:VALUE"
 
 
 @click.command("ready")
@@ -46,8 +47,7 @@ _HEADER = "NAME:VALUE"
     help="Ask again for so many seconds, until every model answers.  [default: ask once]",
 )
 @click.option("--allow-busy", is_flag=True, help="Count a model that is overloaded as ready.")
-@click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="Authorities to trust, as PEM.")
-@click.option("--header", "headers", metavar=_HEADER, multiple=True, help="Send this header, such as a key.")
+@access_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def ready_command(
     url: str,
@@ -64,16 +64,14 @@ def ready_command(
     Exit status 0: all of them; 1: not all, or there is no server. Triton's own readiness says only that a
     model was loaded.
     """
-    from ..client import Tls
     from ..client.readiness import Readiness, ask_models, wait_for_answers
     from ..runtime.errors import InferenceFailed
 
     accepted = {Readiness.ANSWERS, *([Readiness.BUSY] if allow_busy else [])}
-    tls = None if ca is None else Tls(ca=ca)
-    sent = dict(map(_header, headers))
+    through = access(ca, headers)
 
     def ask() -> list[ModelReadiness]:
-        return ask_models(url, models, timeout=timeout, tls=tls, headers=sent)
+        return ask_models(url, models, timeout=timeout, **through)
 
     found = wait_for_answers(ask, accepted, wait) if wait else ask()
     if not found:
@@ -85,13 +83,6 @@ def ready_command(
         _print(found)
     if not ready:
         sys.exit(1)
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition(":")
-    if not separator or not name.strip():
-        raise click.BadParameter(f"{text.split(':')[0]!r} is no {_HEADER}", param_hint="--header")
-    return name.strip(), value.strip()
 
 
 def _print(found: Sequence[ModelReadiness]) -> None:

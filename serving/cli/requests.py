@@ -15,6 +15,7 @@ import click
 from ..runtime.engine_settings import EngineName, EngineSettings, InferencePrecision
 from ..runtime.errors import InvalidInput
 from ..runtime.results import WindowedAnswers, WindowedClassification
+from .connections import Access, access, access_options
 
 if TYPE_CHECKING:
     from ..client import Client, LocalClient
@@ -46,6 +47,7 @@ def _shared_options(command: _Command) -> _Command:
             type=click.FloatRange(min=0, min_open=True),
             help="Seconds until a server must have answered.  [default: 60]",
         ),
+        access_options,
         click.option("--model", help="Name of the server's text model, if it is not the demo's."),
         click.option(
             "--inference-precision",
@@ -78,14 +80,20 @@ def classify_command(
     inference_precision: str | None,
     model: str | None,
     timeout: float | None,
+    ca: str | None,
+    headers: tuple[str, ...],
     top_k: int,
     by_window: bool,
     as_json: bool,
     files: tuple[str, ...],
 ) -> None:
-    """Label the text of each FILE (UTF-8; - is standard input)."""
-    remote = _remote_options(url, bundle, model, timeout)
-    with _open_client(url, bundle, engine, inference_precision) as client:
+    """Label the text of each FILE (UTF-8; - is standard input).
+
+    Where standard output is no terminal: tab-separated lines of file, label, score, tokens and windows; with
+    --windows of file, start, end, label and score.
+    """
+    remote = _remote_options(url, bundle, model, timeout, ca, headers)
+    with _open_client(url, bundle, engine, inference_precision, access(ca, headers)) as client:
 
         def classify(text: str) -> WindowedClassification:
             if by_window:
@@ -131,15 +139,22 @@ def ask_command(
     inference_precision: str | None,
     model: str | None,
     timeout: float | None,
+    ca: str | None,
+    headers: tuple[str, ...],
     top_k: int,
     by_window: bool,
     as_json: bool,
     question: str,
     file: str,
 ) -> None:
-    """Answer QUESTION from the text of FILE (UTF-8; - is standard input)."""
-    remote = _remote_options(url, bundle, model, timeout)
-    with _open_client(url, bundle, engine, inference_precision) as client:
+    """Answer QUESTION from the text of FILE (UTF-8; - is standard input).
+
+    Where standard output is no terminal: tab-separated lines of answer, score, start, end, tokens and
+    windows; with --windows of the window's start and end, answer, score, start and end. Positions count
+    characters.
+    """
+    remote = _remote_options(url, bundle, model, timeout, ca, headers)
+    with _open_client(url, bundle, engine, inference_precision, access(ca, headers)) as client:
 
         def ask(text: str) -> WindowedAnswers:
             if by_window:
@@ -177,19 +192,29 @@ def _windows(result: WindowedAnswers | WindowedClassification, shown: bool) -> d
 
 
 def _remote_options(
-    url: str | None, bundle: str | None, model: str | None, timeout: float | None
+    url: str | None,
+    bundle: str | None,
+    model: str | None,
+    timeout: float | None,
+    ca: str | None,
+    headers: tuple[str, ...],
 ) -> dict[str, Any]:
     """Return the options that only a server's client takes, after checking that they go together."""
     if bundle is None:
         return {"model": model, "timeout": timeout}
-    for name, value in (("--url", url), ("--model", model), ("--timeout", timeout)):
+    given = {"--url": url, "--model": model, "--timeout": timeout, "--ca": ca, "--header": headers or None}
+    for name, value in given.items():
         if value is not None:
             raise click.UsageError(f"{name} is for a server; leave it out with --bundle")
     return {}
 
 
 def _open_client(
-    url: str | None, bundle: str | None, engine: str | None, inference_precision: str | None
+    url: str | None,
+    bundle: str | None,
+    engine: str | None,
+    inference_precision: str | None,
+    through: Access,
 ) -> Client | LocalClient:
     if bundle is not None:
         from ..client import LocalClient
@@ -202,7 +227,7 @@ def _open_client(
             )
     from ..client import Client
 
-    return Client(url or _DEFAULT_URL)
+    return Client(url or _DEFAULT_URL, **through)
 
 
 def _engine_settings(engine: str | None, inference_precision: str | None) -> EngineSettings:

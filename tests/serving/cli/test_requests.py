@@ -5,14 +5,23 @@ import os
 import pty
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from openvino_support import require_openvino
 
+from longserve.serving.cli.batch import batch_command
 from longserve.serving.cli.requests import ask_command, classify_command
-from longserve.serving.runtime.errors import BundleNotFound, EngineError, InvalidInput, ServerUnavailable
+from longserve.serving.runtime.errors import (
+    AccessDenied,
+    BundleNotFound,
+    EngineError,
+    InvalidInput,
+    ServerUnavailable,
+)
 
 TEXT = "the miller of the valley counted seven lanterns and two bridges"
 
@@ -52,6 +61,42 @@ def test_classify_json_is_one_document_a_line_in_the_files_order(
     assert [entry["file"] for entry in documents] == [str(other), "-", str(document)]
     assert documents[0]["windows"] > 1
     assert set(documents[1]) == {"file", "label", "score", "scores", "tokens", "windows"}
+
+
+def test_headers_go_with_every_request(document: Path, tmp_path: Path) -> None:
+    sent: list[str | None] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            sent.append(self.headers["authorization"])
+            self.send_error(401)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    rows = tmp_path / "in.jsonl"
+    rows.write_text('{"text": "a"}\n', encoding="utf-8")
+    with HTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        given = ["--url", f"http://127.0.0.1:{proxy.server_port}", "--header", "Authorization: Bearer key"]
+        batch = ["--task", "text-classification", str(rows), str(tmp_path / "out.parquet")]
+        for command, rest in (
+            (classify_command, [str(document)]),
+            (ask_command, ["who?", str(document)]),
+            (batch_command, batch),
+        ):
+            assert isinstance(CliRunner().invoke(command, [*given, *rest]).exception, AccessDenied)
+        proxy.shutdown()
+    assert sent == ["Bearer key"] * 3
+
+
+@pytest.mark.parametrize("option", [("--header", "a:b"), ("--ca", __file__)])
+def test_what_is_for_a_server_does_not_go_with_a_bundle(option: tuple[str, str], document: Path) -> None:
+    for name, more in (("classify", ()), ("ask", ("who?",))):
+        result = run(name, "--bundle", "b", *option, *more, document)
+        assert result.exit_code == 2 and f"{option[0]} is for a server" in result.stderr
+    result = CliRunner().invoke(batch_command, ["--bundle", "b", *option, str(document), "out.parquet"])
+    assert result.exit_code == 2 and f"{option[0]} goes with --url only" in result.stderr
 
 
 def test_a_bundle_runs_on_the_engine_asked_for(document: Path, classification_bundle: Path) -> None:
