@@ -142,9 +142,7 @@ class AsyncClient:
 
         The texts may also come from an asynchronous iterable.
         """
-        return self._infer_many(
-            as_stream("texts", texts), self._builder.classification(**options), progress, "texts"
-        )
+        return self._infer_many(texts, self._builder.classification(**options), progress, "texts")
 
     async def classify_windows(
         self, text: str, **options: Unpack[ClassificationRequest]
@@ -189,9 +187,7 @@ class AsyncClient:
 
         The pairs may also come from an asynchronous iterable.
         """
-        return self._infer_many(
-            as_stream("questions", questions), self._builder.question(**options), progress, "questions"
-        )
+        return self._infer_many(questions, self._builder.question(**options), progress, "questions")
 
     async def answer_windows(
         self, question: str, context: str, **options: Unpack[QuestionRequest]
@@ -263,10 +259,9 @@ class AsyncClient:
         return job.read(outputs, self._builder.server)
 
     async def _listed(self) -> list[ServedModel] | None:
-        """The server's models for an error message; None where it does not list them."""
         try:
             return await self.models(timeout=INDEX_SECONDS)
-        except RequestError:
+        except RequestError:  # it does not list them
             return None
 
     async def _infer_all(self, jobs: list[InferenceJob[_Result]]) -> list[_Result]:
@@ -282,6 +277,7 @@ class AsyncClient:
         title: str,
     ) -> AsyncIterator[_Result]:
         self._check_open()
+        as_stream(title, items)
         numbers = count()
 
         async def infer(item: _Item) -> _Result:

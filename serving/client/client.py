@@ -173,9 +173,7 @@ class Client:
             progress: show a progress bar on standard error.
             **options: see `ClassificationRequest`.
         """
-        return self._infer_many(
-            as_stream("texts", texts), self._builder.classification(**options), progress, "texts"
-        )
+        return self._infer_many(texts, self._builder.classification(**options), progress, "texts")
 
     def classify_windows(self, text: str, **options: Unpack[ClassificationRequest]) -> WindowedClassification:
         """Classify one text, and return what each of its windows gave besides the combined result."""
@@ -224,9 +222,7 @@ class Client:
 
         See `classify_many` for how they are read.
         """
-        return self._infer_many(
-            as_stream("questions", questions), self._builder.question(**options), progress, "questions"
-        )
+        return self._infer_many(questions, self._builder.question(**options), progress, "questions")
 
     def answer_windows(
         self, question: str, context: str, **options: Unpack[QuestionRequest]
@@ -346,10 +342,9 @@ class Client:
         return job.read(outputs, self._builder.server)
 
     def _listed(self) -> list[ServedModel] | None:
-        """The server's models for an error message; None where it does not list them."""
         try:
             return self.models(timeout=INDEX_SECONDS)
-        except RequestError:
+        except RequestError:  # it does not list them
             return None
 
     def _infer_all(self, jobs: list[InferenceJob[_Result]]) -> list[_Result]:
@@ -360,6 +355,7 @@ class Client:
         self, items: Iterable[_Item], factory: JobFactory[_Item, _Result], progress: bool, title: str
     ) -> Iterator[_Result]:
         self._check_open()
+        as_stream(title, items)
 
         def infer(numbered: tuple[int, _Item]) -> _Result:
             number, item = numbered
