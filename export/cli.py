@@ -249,7 +249,7 @@ def quiet_libraries() -> None:
 
 
 def stop_on_signals() -> contextlib.AbstractContextManager[Callable[[], None]]:
-    """Let SIGINT and SIGTERM end the block with a KeyboardInterrupt, so that nothing half written stays.
+    """Let a signal that asks to stop end the block with a KeyboardInterrupt: nothing half written stays.
 
     The block is given the check of `raise_on_signals`.
     """

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -22,7 +20,6 @@ from .calls import (
     decode_windowed_classification,
 )
 from .connection import Tls, make_connection
-from .forks import renew_after_fork
 from .inquiries import (
     INDEX_SECONDS,
     Inquiry,
@@ -49,6 +46,7 @@ if TYPE_CHECKING:
         from typing import Unpack
     else:
         from typing_extensions import Unpack
+from .workers import Workers
 
 __all__ = ["Client"]
 
@@ -122,10 +120,7 @@ class Client:
         self._retrying: Any = import_tenacity().Retrying
         connection = make_connection(self._builder.address, tls, headers)
         self._transport = transport or open_transport(connection)
-        self._executor: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
-        self._closed = False
-        renew_after_fork(self, Client._renew)
+        self._workers = Workers(self._builder.concurrency, self._builder.server)
 
     def __enter__(self) -> Client:
         return self
@@ -294,7 +289,7 @@ class Client:
 
     def server_ready(self, *, timeout: float = 5.0) -> bool:
         """Return whether the server answers within `timeout` seconds and says that it is ready."""
-        self._check_open()
+        self._workers.check_open()
         job = self._builder.inquiry(Topic.READY, None, timeout)
         try:
             return bool(self._transport.ask(job.inquiry, job.timeout))
@@ -311,25 +306,15 @@ class Client:
         Raises:
             ServerUnavailable: not ready in time; the message says what it last answered.
         """
-        self._check_open()
+        self._workers.check_open()
         job = self._builder.inquiry(Topic.READY, model, timeout)
         settings = readiness_settings(job.timeout, job.inquiry.at(self._builder.server))
         self._retrying(**settings)(self._transport.ask, job.inquiry, min(5.0, job.timeout))
 
     def close(self) -> None:
         """Close the connections. Calls in flight on other threads may fail. May be called twice."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=False, cancel_futures=True)
-        self._transport.close()
-
-    def _renew(self) -> None:
-        """Forget the parent process's threads; called in a child process after a fork."""
-        self._lock, self._executor = threading.Lock(), None
+        if self._workers.close():
+            self._transport.close()
 
     def _infer(self, job: InferenceJob[_Result]) -> _Result:
         try:
@@ -348,13 +333,13 @@ class Client:
             return None
 
     def _infer_all(self, jobs: list[InferenceJob[_Result]]) -> list[_Result]:
-        self._check_open()
-        return list(in_order(self._open_executor(), jobs, self._infer, ahead=len(jobs)))
+        self._workers.check_open()
+        return list(in_order(self._workers.open(), jobs, self._infer, ahead=len(jobs)))
 
     def _infer_many(
         self, items: Iterable[_Item], factory: JobFactory[_Item, _Result], progress: bool, title: str
     ) -> Iterator[_Result]:
-        self._check_open()
+        self._workers.check_open()
         as_stream(title, items)
 
         def infer(numbered: tuple[int, _Item]) -> _Result:
@@ -364,7 +349,7 @@ class Client:
         def results() -> Iterator[_Result]:
             with progress_bar(progress, title, size_of(items)) as advance:
                 ahead = AHEAD * self._builder.concurrency
-                with closing(in_order(self._open_executor(), enumerate(items), infer, ahead)) as answers:
+                with closing(in_order(self._workers.open(), enumerate(items), infer, ahead)) as answers:
                     for answer in answers:
                         advance()
                         yield answer
@@ -387,21 +372,9 @@ class Client:
 
     def _send(self, send: Callable[[float], _Result], timeout: float) -> _Result:
         """Send, and send again as the retry policy says, within one deadline."""
-        self._check_open()
+        self._workers.check_open()
         deadline = Deadline(timeout)
         result: _Result = self._retrying(**self._builder.retry.settings(timeout))(
             lambda: send(deadline.remaining())
         )
         return result
-
-    def _open_executor(self) -> ThreadPoolExecutor:
-        with self._lock:
-            self._check_open()
-            if self._executor is None:
-                threads = self._builder.concurrency
-                self._executor = ThreadPoolExecutor(threads, thread_name_prefix="longserve-client")
-            return self._executor
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RequestError(f"the client of {self._builder.server} is closed; open a new one")

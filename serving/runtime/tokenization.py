@@ -109,7 +109,8 @@ def _load(path: Path, structural: set[int]) -> Any:
         from tokenizers import Tokenizer as FastTokenizer
     except ImportError as error:
         raise EngineError(
-            f"the package tokenizers cannot be imported ({error}); install 'longserve[serve]'"
+            f"the package tokenizers cannot be imported ({error}); install the engine's extra, such as "
+            "'longserve[cpu]'"
         ) from error
     try:
         tokenizer = FastTokenizer.from_file(str(path))
