@@ -38,8 +38,8 @@ class Longformer(Architecture):
 
     def check(self, config: PretrainedConfig, source: str, task: Task) -> None:
         window = config.attention_window
-        windows = [window] * config.num_hidden_layers if isinstance(window, int) else list(window)
-        if len(windows) != config.num_hidden_layers or any(size <= 0 or size % 2 for size in windows):
+        windows = window if isinstance(window, (list, tuple)) else [window] * config.num_hidden_layers
+        if len(windows) != config.num_hidden_layers or not all(map(_is_window, windows)):
             raise UnsupportedModel(
                 f"{source} has attention_window {window} for {config.num_hidden_layers} layers; it must be "
                 "one positive even number per layer"
@@ -76,3 +76,7 @@ class Longformer(Architecture):
         """Up to twice the widest window: longer sequences meet no other arithmetic."""
         window = manifest.attention_window
         return default_lengths(window, manifest.block_size, min(manifest.max_length, 2 * max(window)))
+
+
+def _is_window(size: object) -> bool:
+    return isinstance(size, int) and size > 0 and size % 2 == 0
