@@ -18,7 +18,6 @@ A `ModelStreamInfer` is served by single calls, as every model of ours gives one
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -28,10 +27,11 @@ from typing import Any, NoReturn
 
 from ..runtime.errors import InvalidInput, PortInUse
 from .access import ADMIN_HEADER, AccessPolicy, Api
+from .infer_message import check_infer_message, count_fields
 from .stubs import says_dead
 from .turnstile import ModelFull, Turnstile
 
-__all__ = ["GRPC_KEY_PREFIX", "GrpcFront", "GrpcPort", "check_infer_message"]
+__all__ = ["GRPC_KEY_PREFIX", "GrpcFront", "GrpcPort"]
 
 GRPC_KEY_PREFIX = "triton-grpc-protocol-"
 """What Triton puts before the name of a key that opens a restricted protocol, to have the metadata's name."""
@@ -221,32 +221,31 @@ class GrpcFront:
 
     async def _infer(self, request: bytes, context: Any) -> bytes:
         try:
+            count_fields(request)
             message = self._messages.ModelInferRequest.FromString(request)
-        except self._malformed:
-            raise self._refused("the message is no ModelInferRequest") from None
-        return await self._infer_one(message, len(request), context)
-
-    async def _infer_one(self, message: Any, size: int, context: Any) -> bytes:
-        try:
-            check_infer_message(message, size)
+            check_infer_message(message, len(request))
         except InvalidInput as error:
             raise self._refused(str(error)) from None
+        except self._malformed:
+            raise self._refused("the message is no ModelInferRequest") from None
         remaining = context.time_remaining()
         if remaining is not None and _TIMEOUT not in message.parameters:
             message.parameters[_TIMEOUT].int64_param = max(1, round(remaining * _MICROSECONDS))
+        model, request_id, size = message.model_name, message.id, len(request)
         if size > self._room or len(self._under_way) >= _MOST_CALLS:
             raise _Failed(
                 self._grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "the gateway is overloaded: too many requests wait here; try again later",
             )
         try:
-            self._turnstile.enter(message.model_name, message.id)
+            self._turnstile.enter(model, request_id)
         except ModelFull as full:
             raise _Failed(self._grpc.StatusCode.UNAVAILABLE, str(full)) from None
         self._room -= size
         call = asyncio.ensure_future(self._ask_triton(f"{_SERVICE}ModelInfer", message.SerializeToString()))
+        del message  # it may be many times as large
         self._under_way.add(call)
-        call.add_done_callback(partial(self._end, size, message.model_name))
+        call.add_done_callback(partial(self._end, size, model))
         return await asyncio.shield(call)
 
     def _end(self, size: int, model: str, call: asyncio.Task[bytes]) -> None:
@@ -335,24 +334,3 @@ class GrpcFront:
 
     def _refused(self, message: str) -> _Failed:
         return _Failed(self._grpc.StatusCode.INVALID_ARGUMENT, message)
-
-
-def check_infer_message(message: Any, size: int) -> None:
-    """Check the tensors of a `ModelInferRequest` of `size` bytes.
-
-    Raises:
-        InvalidInput: a dimension is negative, an input has more elements than the message has bytes, or a
-            tensor is in shared memory.
-    """
-    for given in (*message.inputs, *message.outputs):
-        if any(name.startswith("shared_memory") for name in given.parameters):
-            raise InvalidInput("a tensor is to be in shared memory, which this server does not share")
-    for given in message.inputs:
-        negative = [dimension for dimension in given.shape if dimension < 0]
-        if negative:
-            raise InvalidInput(f"the shape of an input holds {negative[0]}; dimensions are 0 or more")
-        elements = max(math.prod(given.shape), *given.shape) if given.shape else 1
-        if elements > size:
-            raise InvalidInput(
-                f"the shape of an input has {elements} elements, more than the request has bytes ({size})"
-            )

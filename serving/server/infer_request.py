@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from ..runtime.errors import InvalidInput
 
-__all__ = ["InferBody", "check_infer"]
+__all__ = ["CLASSIFICATION", "InferBody", "MAX_RANK", "MAX_TENSORS", "SHARED_MEMORY", "check_infer"]
 
 _SIZES = {
     "BOOL": 1,
@@ -38,7 +38,12 @@ _SIZES = {
     "BYTES": 0,
 }
 """Bytes of an element by datatype; those of BYTES differ."""
-_MAX_TENSORS = 64
+MAX_TENSORS = 64
+"""Most inputs, outputs and parameters of a request."""
+MAX_RANK = 8
+"""Most dimensions of an input, as many as TensorRT has."""
+SHARED_MEMORY = "a tensor is to be in shared memory, which this server does not share"
+CLASSIFICATION = "an output has 'classification'; ask a text model, which names the labels"
 _MAX_NESTING = 16
 _MAX_INT64 = 2**63 - 1
 _UNSIGNED = ("timeout", "priority", "sequence_id")
@@ -148,6 +153,8 @@ def _input(given: Any) -> dict[str, Any]:
 
 def _shape(given: Any) -> list[int]:
     shape = _list("an input's shape", given)
+    if len(shape) > MAX_RANK:
+        raise InvalidInput(f"an input's shape has {len(shape)} dimensions; at most {MAX_RANK} are taken")
     for size in shape:
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**31:
             raise InvalidInput(f"an input's shape holds {str(size)[:40]}; give numbers from 0 to 2147483647")
@@ -229,13 +236,15 @@ def _tensor_parameters(item: dict[str, Any]) -> dict[str, Any]:
     parameters = _object("a tensor's parameters", item.get("parameters", {}))
     for name in parameters:
         if name.startswith("shared_memory"):
-            raise InvalidInput("a tensor is to be in shared memory, which this server does not share")
+            raise InvalidInput(SHARED_MEMORY)
         if name == "classification":
-            raise InvalidInput("an output has 'classification'; ask a text model, which names the labels")
+            raise InvalidInput(CLASSIFICATION)
     return parameters
 
 
 def _parameters(given: dict[str, Any]) -> dict[str, Any]:
+    if len(given) > MAX_TENSORS:
+        raise InvalidInput(f"parameters has {len(given)} entries; at most {MAX_TENSORS} are taken")
     for name, value in given.items():
         if name.startswith("triton_"):
             raise InvalidInput("a parameter's name begins with 'triton_', which Triton keeps for itself")
@@ -257,8 +266,8 @@ def _object(what: str, value: Any) -> dict[str, Any]:
 def _list(what: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise InvalidInput(f"{what} is no list, or is missing")
-    if len(value) > _MAX_TENSORS:
-        raise InvalidInput(f"{what} has {len(value)} entries; at most {_MAX_TENSORS} are taken")
+    if len(value) > MAX_TENSORS:
+        raise InvalidInput(f"{what} has {len(value)} entries; at most {MAX_TENSORS} are taken")
     return value
 
 

@@ -17,11 +17,11 @@ from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from waiting import until
 
-from longserve.serving import InvalidInput, PortInUse
+from longserve.serving import PortInUse
 from longserve.serving.server import Ports
 from longserve.serving.server.access import AccessPolicy
 from longserve.serving.server.gateway import Gateway, GatewayLimits
-from longserve.serving.server.grpc_front import GrpcPort, check_infer_message
+from longserve.serving.server.grpc_front import GrpcPort
 from longserve.serving.server.turnstile import Holding, Turnstile
 from longserve.serving.server.upstream import Upstream
 
@@ -215,17 +215,17 @@ def test_a_shape_that_cannot_be_is_refused(
     assert triton.received == []
 
 
-def test_shared_memory_is_refused_and_a_scalar_passes() -> None:
-    for place in ("inputs", "outputs"):
-        request = request_of()
-        tensor = request.inputs[0] if place == "inputs" else request.outputs.add(name="LABEL")
-        tensor.parameters["shared_memory_region"].string_param = "r"
-        with pytest.raises(InvalidInput, match="shared memory"):
-            check_infer_message(request, 100)
-    check_infer_message(request_of(()), 1)
-    check_infer_message(request_of((4, 25)), 100)
-    with pytest.raises(InvalidInput, match="101 elements"):
-        check_infer_message(request_of((101,)), 100)
+def test_a_message_that_would_take_all_memory_is_refused_unparsed(
+    open_front: Any, triton: FakeTriton
+) -> None:
+    content = request_of().SerializeToString() + b"\x2a\0" * 1_000_000
+    with connected(open_front()[1]) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        begun = time.monotonic()
+        code, details = refusal(lambda: infer(content))
+        assert code == "INVALID_ARGUMENT" and "more than 272 fields" in details
+        assert time.monotonic() - begun < 1.0
+    assert triton.received == []
 
 
 def test_a_message_above_the_cap_is_refused(open_front: Any, triton: FakeTriton) -> None:

@@ -194,6 +194,17 @@ def test_bad_requests_are_the_callers_fault(caller: Caller, case: str) -> None:
     assert caller.infer(CLASSIFIER, TEXT)["WINDOWS"].tolist() == [[1]]
 
 
+@pytest.mark.parametrize("output", ["LABEL", "SCORE"])
+def test_labels_are_not_asked_for_by_classification(grpc: GrpcCaller, output: str) -> None:
+    """Triton 2.51 divides by the size of an element, which a text has not, and ends."""
+    text = grpc.triton.InferInput("TEXT", [1, 1], "BYTES")
+    text.set_data_from_numpy(bytes_tensor(SHORT))
+    asked = grpc.triton.InferRequestedOutput(output, class_count=1)
+    with pytest.raises(Exception, match="an output has 'classification'; ask a text model"):
+        grpc.client.infer(CLASSIFIER, [text], outputs=[asked])
+    assert grpc.ready()
+
+
 def test_a_bad_text_does_not_touch_its_neighbours(grpc: GrpcCaller, in_process: InProcess) -> None:
     expected = in_process.classify(SHORT)
 
