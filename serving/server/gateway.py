@@ -21,10 +21,8 @@ import asyncio
 import contextlib
 import errno
 import json
-import logging
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -32,6 +30,7 @@ from typing import Any
 
 from ..runtime.errors import InvalidInput, PortInUse, ServerError, UnfitEnvironment
 from .access import AccessPolicy, Api
+from .defects import defect_logger
 from .grpc_front import GrpcFront, GrpcPort
 from .http_port import HttpPort
 from .infer_request import InferBody, check_infer
@@ -143,6 +142,7 @@ class Gateway:
                 max_request_bytes=limits.max_request_bytes,
                 fault=self.readiness.fault,
                 turnstile=self._turnstile,
+                report=report,
             )
         self._room = _BUFFERED_REQUESTS * limits.max_request_bytes
         self._started: Future[None] = Future()
@@ -201,7 +201,7 @@ class Gateway:
         ) as self._session:
             server = web.Server(
                 self._answer,
-                logger=_defect_logger(self._report),
+                logger=defect_logger(self._report),
                 access_log=None,
                 auto_decompress=False,
                 keepalive_timeout=self._limits.idle_timeout,
@@ -361,28 +361,3 @@ def _error(status: int, message: str) -> Any:
 
     text = json.dumps({"error": message})
     return web.Response(status=status, text=text, content_type="application/json", headers=_NAME)
-
-
-class _DefectHandler(logging.Handler):
-    """Reports where a defect is. Its message may hold something of a request, and is left out."""
-
-    def __init__(self, report: Callable[[str], None]) -> None:
-        super().__init__(logging.ERROR)
-        self._report = report
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from aiohttp import http_exceptions
-
-        error = record.exc_info[1] if record.exc_info else None
-        if error is None or isinstance(error, (http_exceptions.HttpProcessingError, ConnectionError)):
-            return  # no defect: a malformed request, or a client that has gone
-        where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
-        self._report(f"gateway: unexpected {type(error).__name__}:\n{where}")
-
-
-def _defect_logger(report: Callable[[str], None] | None) -> logging.Logger:
-    """A logger of its own, which passes nothing on to the process's."""
-    logger = logging.Logger("longserve.gateway", logging.ERROR)
-    logger.propagate = False
-    logger.addHandler(logging.NullHandler() if report is None else _DefectHandler(report))
-    return logger

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 
 from ..runtime.errors import InvalidInput, PortInUse
 from .access import ADMIN_HEADER, AccessPolicy, Api
+from .defects import DEFECT, describe_defect
 from .infer_message import check_infer_message, count_fields
 from .stubs import says_dead
 from .turnstile import ModelFull, Turnstile
@@ -96,6 +97,7 @@ class _Failed(Exception):
         super().__init__(details)
         self.code = code
         self.details = details
+        self.request_id = ""
 
 
 class GrpcFront:
@@ -109,6 +111,7 @@ class GrpcFront:
         max_request_bytes: int,
         fault: Callable[[str | None], Awaitable[str | None]],
         turnstile: Turnstile,
+        report: Callable[[str], None] | None = None,
     ) -> None:
         """Describe the front; nothing is started yet.
 
@@ -118,6 +121,7 @@ class GrpcFront:
             max_request_bytes: largest message.
             fault: why a model, or with None the server, does not answer although Triton calls it ready.
             turnstile: lets requests through to the models.
+            report: is told of defects of the front.
         """
         self._where = where
         self._access = access
@@ -125,6 +129,7 @@ class GrpcFront:
         self._room = _BUFFERED_REQUESTS * max_request_bytes
         self._fault = fault
         self._turnstile = turnstile
+        self._report = report
         self._under_way: set[asyncio.Task[bytes]] = set()
         self._server: Any = None
         self._channel: Any = None
@@ -202,6 +207,10 @@ class GrpcFront:
                 return await self._ask_triton(call.method, request)
             except _Failed as failed:
                 await self._abort(context, failed)
+            except Exception as error:
+                defect = self._defect(error)
+                await context.abort(defect.code, defect.details)
+                raise  # never reached: abort raises
 
         return self._grpc.unary_unary_rpc_method_handler(answer)
 
@@ -220,33 +229,49 @@ class GrpcFront:
         raise failed  # never reached: abort raises
 
     async def _infer(self, request: bytes, context: Any) -> bytes:
+        request_id = ""
         try:
-            count_fields(request)
-            message = self._messages.ModelInferRequest.FromString(request)
+            message = self._parsed(request)
+            request_id = message.id
             check_infer_message(message, len(request))
-        except InvalidInput as error:
-            raise self._refused(str(error)) from None
+            remaining = context.time_remaining()
+            if remaining is not None and _TIMEOUT not in message.parameters:
+                message.parameters[_TIMEOUT].int64_param = max(1, round(remaining * _MICROSECONDS))
+            call = self._passed_on(message, len(request))
+            del message  # it may be many times as large
+            return await asyncio.shield(call)
+        except _Failed as failed:
+            failed.request_id = request_id
+            raise
+        except Exception as error:
+            ended = self._refused(str(error)) if isinstance(error, InvalidInput) else self._defect(error)
+            ended.request_id = request_id
+            raise ended from error
+
+    def _parsed(self, request: bytes) -> Any:
+        count_fields(request)
+        try:
+            return self._messages.ModelInferRequest.FromString(request)
         except self._malformed:
-            raise self._refused("the message is no ModelInferRequest") from None
-        remaining = context.time_remaining()
-        if remaining is not None and _TIMEOUT not in message.parameters:
-            message.parameters[_TIMEOUT].int64_param = max(1, round(remaining * _MICROSECONDS))
-        model, request_id, size = message.model_name, message.id, len(request)
+            raise InvalidInput("the message is no ModelInferRequest") from None
+
+    def _passed_on(self, message: Any, size: int) -> asyncio.Task[bytes]:
+        """Pass a request on to Triton, if there is room for it."""
         if size > self._room or len(self._under_way) >= _MOST_CALLS:
             raise _Failed(
                 self._grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "the gateway is overloaded: too many requests wait here; try again later",
             )
+        content = message.SerializeToString()
         try:
-            self._turnstile.enter(model, request_id)
+            self._turnstile.enter(message.model_name, message.id)
         except ModelFull as full:
             raise _Failed(self._grpc.StatusCode.UNAVAILABLE, str(full)) from None
         self._room -= size
-        call = asyncio.ensure_future(self._ask_triton(f"{_SERVICE}ModelInfer", message.SerializeToString()))
-        del message  # it may be many times as large
+        call = asyncio.ensure_future(self._ask_triton(f"{_SERVICE}ModelInfer", content))
         self._under_way.add(call)
-        call.add_done_callback(partial(self._end, size, model))
-        return await asyncio.shield(call)
+        call.add_done_callback(partial(self._end, size, message.model_name))
+        return call
 
     def _end(self, size: int, model: str, call: asyncio.Task[bytes]) -> None:
         self._under_way.discard(call)
@@ -265,8 +290,10 @@ class GrpcFront:
         room = asyncio.Semaphore(_MOST_IN_A_STREAM)
 
         async def answer(request: bytes) -> None:
-            answers.put_nowait(await self._streamed(request, context))
-            room.release()
+            try:
+                answers.put_nowait(await self._streamed(request, context))
+            finally:
+                room.release()
 
         async def read() -> None:
             pending: set[asyncio.Task[None]] = set()
@@ -276,12 +303,13 @@ class GrpcFront:
                 pending.add(task)
                 task.add_done_callback(pending.discard)
             await asyncio.gather(*pending)
-            answers.put_nowait(None)
 
         reader = asyncio.ensure_future(read())
+        reader.add_done_callback(lambda _: answers.put_nowait(None))
         try:
             while (one := await answers.get()) is not None:
                 yield one
+            await reader  # it may have failed
         finally:
             reader.cancel()
 
@@ -292,6 +320,7 @@ class GrpcFront:
             content = await self._infer(request, context)
         except _Failed as failed:
             answer.error_message = failed.details
+            answer.infer_response.id = failed.request_id  # as Triton does, so that one knows which failed
         else:
             answer.infer_response.ParseFromString(content)
         return bytes(answer.SerializeToString())
@@ -331,6 +360,11 @@ class GrpcFront:
         if code is codes.INTERNAL and says_dead(details):
             code = codes.UNAVAILABLE
         return _Failed(code, details)
+
+    def _defect(self, error: Exception) -> _Failed:
+        if self._report is not None:
+            self._report(describe_defect(error))
+        return _Failed(self._grpc.StatusCode.INTERNAL, DEFECT)
 
     def _refused(self, message: str) -> _Failed:
         return _Failed(self._grpc.StatusCode.INVALID_ARGUMENT, message)

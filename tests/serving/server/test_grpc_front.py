@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ from longserve.serving.server import Ports
 from longserve.serving.server.access import AccessPolicy
 from longserve.serving.server.gateway import Gateway, GatewayLimits
 from longserve.serving.server.grpc_front import GrpcPort
+from longserve.serving.server.journal import Journal
 from longserve.serving.server.turnstile import Holding, Turnstile
 from longserve.serving.server.upstream import Upstream
 
@@ -84,7 +86,11 @@ def open_front(triton: FakeTriton) -> Iterator[Callable[..., tuple[Gateway, int]
     opened: list[Gateway] = []
 
     def start(
-        upstream: int | None = None, grace: float = 5.0, turnstile: Turnstile | None = None, **limits: Any
+        upstream: int | None = None,
+        grace: float = 5.0,
+        turnstile: Turnstile | None = None,
+        log: io.StringIO | None = None,
+        **limits: Any,
     ) -> tuple[Gateway, int]:
         ports = Ports(http=0, grpc=0, metrics=0).resolve("127.0.0.1")
         gateway = Gateway(
@@ -95,6 +101,7 @@ def open_front(triton: FakeTriton) -> Iterator[Callable[..., tuple[Gateway, int]
             limits=GatewayLimits(**limits),
             grace=grace,
             turnstile=turnstile,
+            report=None if log is None else Journal(log).report_defect,
             grpc=GrpcPort(
                 host="127.0.0.1",
                 port=ports.grpc,
@@ -276,10 +283,41 @@ def test_a_stream_has_an_answer_for_each_request(stub: Any, triton: FakeTriton) 
     requests = [request_of(id=str(index)) for index in range(80)]
     requests[3] = request_of((1, -1), id="3")
     answers = list(stub.ModelStreamInfer(iter(requests)))
-    failed = [answer.error_message for answer in answers if answer.error_message]
-    assert len(failed) == 1 and "holds -1" in failed[0]
+    (failed,) = [answer for answer in answers if answer.error_message]
+    assert "holds -1" in failed.error_message and failed.infer_response.id == "3"
     ids = {answer.infer_response.id for answer in answers if not answer.error_message}
     assert ids == {str(index) for index in range(80) if index != 3}
+
+
+def test_a_defect_is_answered_and_logged_without_its_message(
+    open_front: Any, triton: FakeTriton, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def check(message: Any, size: int) -> None:
+        if message.id == "quartz":
+            raise ValueError("terces"[::-1])
+
+    monkeypatch.setattr("longserve.serving.server.grpc_front.check_infer_message", check)
+
+    async def fault(model: str | None) -> str | None:
+        raise KeyError("terces"[::-1])
+
+    log = io.StringIO()
+    gateway, port = open_front(log=log)
+    monkeypatch.setattr(gateway._grpc, "_fault", fault)
+    with connected(port) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        code, details = refusal(lambda: stub.ModelInfer(request_of(id="quartz")))
+        assert code == "INTERNAL" and "a defect of its own" in details
+        assert refusal(lambda: stub.ServerReady(service_pb2.ServerReadyRequest())) == (code, details)
+        many = [request_of(id="quartz") for _ in range(70)]  # more than a stream has at a time
+        answers = list(stub.ModelStreamInfer(iter([*many, request_of(id="good")]), timeout=20))
+    failed = [answer for answer in answers if answer.error_message]
+    assert len(failed) == 70 and len(answers) == 71
+    assert {answer.infer_response.id for answer in failed} == {"quartz"}
+    told = log.getvalue()
+    assert "gateway: unexpected ValueError" in told and "grpc_front.py" in told
+    assert "gateway: unexpected KeyError" in told
+    assert "secret" not in told + details + "".join(capfd.readouterr())
 
 
 def test_ready_means_that_the_models_answer(open_front: Any, monkeypatch: pytest.MonkeyPatch) -> None:
