@@ -64,6 +64,8 @@ STATUS_ERRORS: dict[str, type[ServingError]] = {
 _MESSAGE_ERRORS: tuple[tuple[str, type[ServingError]], ...] = (
     ("unknown model", ModelNotFound),
     ("exceeds maximum queue size", Overloaded),
+    # over HTTP it is 503, like what is not up
+    ("the gateway is overloaded", Overloaded),
     ("request timeout expired", DeadlineExceeded),
     ("message larger than max", InvalidInput),
     # --grpc-restricted-protocol refuses with UNAVAILABLE

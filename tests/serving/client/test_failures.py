@@ -60,6 +60,7 @@ def test_every_http_status_is_an_error_that_names_where_and_why(status: str) -> 
         ("503", "Request for unknown model: 'a_model' has no available versions", ServerUnavailable),
         ("503", "[request id: 1] Exceeds maximum queue size", Overloaded),
         ("StatusCode.UNAVAILABLE", "Exceeds maximum queue size", Overloaded),
+        ("503", "the gateway is overloaded: too many bytes wait here; try again later", Overloaded),
         ("429", "slow down", Overloaded),
         ("StatusCode.UNAVAILABLE", "Request timeout expired", DeadlineExceeded),
         ("StatusCode.DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineExceeded),
