@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from ..runtime.errors import InvalidInput
-from .infer_request import CLASSIFICATION, MAX_RANK, MAX_TENSORS, SHARED_MEMORY
+from .infer_request import CLASSIFICATION, MAX_RANK, MAX_TENSORS, SHARED_MEMORY, check_whole
 
 __all__ = ["check_infer_message", "count_fields"]
 
@@ -89,12 +89,18 @@ def check_infer_message(message: Any, size: int) -> None:
 
     Raises:
         InvalidInput: there are too many tensors or parameters, a shape has too many dimensions, a negative
-            one, or more elements than the message has bytes, or it asks for an extension that is not served
-            (shared memory, classification).
+            one, or more elements than the message has bytes, a name holds a NUL, or it asks for an extension
+            that is not served (shared memory, classification).
     """
     for name in ("inputs", "outputs", "parameters", "raw_input_contents"):
         _check_count(name, len(getattr(message, name)))
+    check_whole("model_name", message.model_name)
+    check_whole("id", message.id)
+    for name, parameter in message.parameters.items():
+        check_whole("a parameter's name", name)
+        check_whole("a parameter", parameter.string_param)
     for tensor in (*message.inputs, *message.outputs):
+        check_whole("a tensor's name", tensor.name)
         _check_count("a tensor's parameters", len(tensor.parameters))
         for name in tensor.parameters:
             if name.startswith("shared_memory"):

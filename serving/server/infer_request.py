@@ -19,7 +19,15 @@ from typing import Any, NoReturn
 
 from ..runtime.errors import InvalidInput
 
-__all__ = ["CLASSIFICATION", "InferBody", "MAX_RANK", "MAX_TENSORS", "SHARED_MEMORY", "check_infer"]
+__all__ = [
+    "CLASSIFICATION",
+    "InferBody",
+    "MAX_RANK",
+    "MAX_TENSORS",
+    "SHARED_MEMORY",
+    "check_infer",
+    "check_whole",
+]
 
 _SIZES = {
     "BOOL": 1,
@@ -248,6 +256,9 @@ def _parameters(given: dict[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name.startswith("triton_"):
             raise InvalidInput("a parameter's name begins with 'triton_', which Triton keeps for itself")
+        check_whole("a parameter's name", name)
+        if isinstance(value, str):
+            check_whole("a parameter", value)
         if name in _UNSIGNED and not (name == "sequence_id" and isinstance(value, str)):
             _unsigned(name, value)
         elif name in _BOOLEAN:
@@ -274,7 +285,18 @@ def _list(what: str, value: Any) -> list[Any]:
 def _text(what: str, value: Any) -> str:
     if not isinstance(value, str):
         raise InvalidInput(f"{what} is no text, or is missing")
-    return value
+    return check_whole(what, value)
+
+
+def check_whole(what: str, text: str) -> str:
+    """Return a name or an id as it is.
+
+    Raises:
+        InvalidInput: it holds a NUL, at which Triton would cut it off.
+    """
+    if "\0" in text:
+        raise InvalidInput(f"{what} holds a NUL (\\u0000); leave it out")
+    return text
 
 
 def _unsigned(name: str, value: Any) -> int:

@@ -10,7 +10,8 @@ from .access import Api
 
 __all__ = ["Route", "find_route", "methods_of", "model_of"]
 
-_MODEL = r"/v2/models/[A-Za-z0-9_.~%-]+"
+_MODEL = r"/v2/models/(?:[A-Za-z0-9_.~-]|%(?!00)[0-9A-Fa-f]{2})+"
+"""Without a NUL, at which Triton would cut a name off."""
 _VERSIONED = rf"{_MODEL}(?:/versions/[0-9]{{1,18}})?"
 
 

@@ -167,6 +167,7 @@ def test_binary_tensors_go_through(triton: FakeTriton, open_gateway: Any) -> Non
         ("GET", "/", 404),
         ("GET", "/metrics", 404),
         ("POST", "/v2/models/m/generate", 404),
+        ("POST", "/v2/models/m%00x/infer", 404),
         ("POST", "/v2/repository/index", 403),
         ("POST", "/v2/repository/models/m/load", 403),
         ("GET", "/v2/logging", 403),

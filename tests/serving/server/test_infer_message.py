@@ -78,6 +78,15 @@ BAD: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda r: r.raw_input_contents.extend([b""] * 64),
         "raw_input_contents has 65 entries",
     ),
+    "a name with NUL": (lambda r: r.inputs.add(name="TEXT\0x"), "a tensor's name holds a NUL"),
+    "an output's name with NUL": (lambda r: r.outputs.add(name="X\0"), "a tensor's name holds a NUL"),
+    "a model with NUL": (lambda r: setattr(r, "model_name", "m\0x"), "model_name holds a NUL"),
+    "an id with NUL": (lambda r: setattr(r, "id", "a\0b"), "id holds a NUL"),
+    "a parameter's name with NUL": (lambda r: r.parameters["top_k\0x"], "a parameter's name holds a NUL"),
+    "a parameter with NUL": (
+        lambda r: setattr(r.parameters["function_to_apply"], "string_param", "none\0x"),
+        "a parameter holds a NUL",
+    ),
     "parameters without end": (
         lambda r: [r.parameters[str(n)] for n in range(65)],
         "parameters has 65 entries",
