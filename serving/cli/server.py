@@ -154,7 +154,7 @@ def repo_command(
 
 @click.command("serve")
 @click.argument("repository", type=click.Path(path_type=Path), default=_DEFAULT_REPOSITORY)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address, or name, to listen on.")
 @click.option("--public", is_flag=True, help="Let --host be an address that other machines reach.")
 @click.option("--http-port", type=int, default=8000, show_default=True, help="0 picks a free one.")
 @click.option("--grpc-port", type=int, default=8001, show_default=True, help="0 picks a free one.")
@@ -245,7 +245,8 @@ def serve_command(
 
     journal = Journal(sys.stderr, LogFormat(log_format))
     with _failures_told(journal):
-        access = _access(host, public, open_model_config, admin_key_file)
+        host = _address(host, public)
+        access = _access(public, open_model_config, admin_key_file)
     server = TritonServer(
         repository,
         host=host,
@@ -291,20 +292,30 @@ class _StopRequested(BaseException):
         self.name = signal.Signals(number).name
 
 
-def _access(host: str, public: bool, open_model_config: bool, admin_key_file: Path | None) -> AccessPolicy:
-    """Return who may do what, after checking that the address may be listened on.
+def _address(host: str, public: bool) -> str:
+    """Return the address to listen on.
 
     Raises:
-        click.UsageError: other machines reach the address, and nobody said that they may.
-        ServerError: the key cannot be read or used.
+        click.UsageError: it is none, or other machines reach it and nobody said that they may.
     """
     from ..runtime.errors import ServerError
-    from ..server.access import AccessPolicy, Api, check_host, closed_apis, read_admin_key
+    from ..server.access import check_host, resolve_host
 
     try:
         check_host(host, public=public)
+        return resolve_host(host)
     except ServerError as error:
         raise click.UsageError(str(error)) from error
+
+
+def _access(public: bool, open_model_config: bool, admin_key_file: Path | None) -> AccessPolicy:
+    """Return who may do what.
+
+    Raises:
+        ServerError: the key cannot be read or used.
+    """
+    from ..server.access import AccessPolicy, Api, closed_apis, read_admin_key
+
     closed = closed_apis(public=public) - ({Api.MODEL_CONFIG} if open_model_config else frozenset())
     if admin_key_file is None:
         return AccessPolicy(closed=closed)

@@ -21,6 +21,7 @@ __all__ = [
     "closed_apis",
     "is_loopback",
     "read_admin_key",
+    "resolve_host",
 ]
 
 ADMIN_HEADER = "admin-key"
@@ -121,3 +122,21 @@ def check_host(host: str, *, public: bool) -> None:
             f"{host} is no loopback address: every machine that reaches this one could send requests, which "
             "are neither encrypted nor authenticated; read docs/security.md, then add --public"
         )
+
+
+def resolve_host(host: str) -> str:
+    """Return the IP address that a host means: itself, or of a name the first of IPv4, or else the first.
+
+    Triton takes no names for its metrics. One address stands for all three ports, so that they are the same.
+
+    Raises:
+        ServerError: it means none, or one with a zone (`%eth0`), which Triton does not take either.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ServerError(f"{host} is no address of this machine: {error}; give another --host") from error
+    address = min(found, key=lambda one: one[0] != socket.AF_INET)[4]
+    if "%" in str(address[0]) or address[3:4] not in ((), (0,)):
+        raise ServerError(f"{host} has a zone, which Triton does not take; give another --host")
+    return str(address[0])

@@ -20,7 +20,7 @@ from typing import TextIO
 from ..runtime.errors import PortInUse, ServerError, ServerFailed
 from ..runtime.request_record import LOG_REQUESTS
 from ..runtime.turned_away import TURNED_AWAY
-from .access import AccessPolicy, Api, check_host, closed_apis
+from .access import AccessPolicy, check_host, closed_apis, resolve_host
 from .children import Child, how_it_ended, kill_group, start_child
 from .environment import prepare_environment
 from .gateway import Gateway, GatewayLimits
@@ -32,13 +32,13 @@ from .model_configs import check_repository
 from .ports import LOOPBACK, InnerPorts, Ports, ServerUrls, listens
 from .questions import read_questions
 from .stubs import find_stubs, has_ended
+from .triton_arguments import GATEWAY_HEADER, triton_arguments
 from .try_it import TryItPage, model_names
 from .turnstile import Turnstile, read_holdings
 from .upstream import Upstream
 
 __all__ = ["LOOPBACK", "TritonServer"]
 
-_GATEWAY_HEADER = "longserve-gateway"
 _SHARED_MEMORY = Path("/dev/shm")
 _TURNED_AWAY = "turned-away"
 _POLL_SECONDS = 0.05
@@ -77,7 +77,7 @@ class TritonServer:
 
         Args:
             repository: a Triton model repository.
-            host: address to listen on, for all three ports.
+            host: address to listen on, for all three ports, or a name of one (see `resolve_host`).
             public: `host` may be an address that other machines reach.
             ports: the ports; 8000, 8001 and 8002 by default.
             access: what is closed to those without the key; by default what `closed_apis` says.
@@ -93,11 +93,11 @@ class TritonServer:
             grace: seconds that requests under way may take at a stop before they are cut off.
 
         Raises:
-            ServerError: `host` is no loopback address, and `public` is False.
+            ServerError: `host` is no loopback address, and `public` is False; or no address at all.
         """
         check_host(host, public=public)
         self._repository = Path(repository)
-        self._host = host
+        self._host = resolve_host(host)
         self._wanted = ports or Ports()
         self._access = access or AccessPolicy(closed=closed_apis(public=public))
         self._limits = limits or GatewayLimits()
@@ -111,7 +111,7 @@ class TritonServer:
         self._grace = grace
         self._prefix = f"longserve-{os.getpid()}-{uuid.uuid4().hex[:12]}-"
         self._gateway_key = secrets.token_urlsafe(32)
-        self._upstream = Upstream(0, {_GATEWAY_HEADER: self._gateway_key})
+        self._upstream = Upstream(0, {GATEWAY_HEADER: self._gateway_key})
         self._inner: InnerPorts | None = None
         self._ports: Ports | None = None
         self._gateway: Gateway | None = None
@@ -302,7 +302,7 @@ class TritonServer:
                 host=self._host,
                 port=ports.grpc,
                 upstream=inner.grpc,
-                metadata=((GRPC_KEY_PREFIX + _GATEWAY_HEADER, self._gateway_key),),
+                metadata=((GRPC_KEY_PREFIX + GATEWAY_HEADER, self._gateway_key),),
             ),
             turnstile=self._turnstile,
         )
@@ -345,26 +345,18 @@ class TritonServer:
 
     def _arguments(self, installation: TritonInstallation) -> list[str]:
         assert self._ports is not None and self._inner is not None
-        closed = ",".join(api.value for api in Api)
-        arguments = [
-            f"--model-repository={self._repository.resolve()}",
-            "--model-control-mode=none",
-            "--strict-readiness=true",
-            f"--exit-on-error={'false' if self._keep_going else 'true'}",
-            "--disable-auto-complete-config",
-            f"--exit-timeout-secs={max(1, round(self._grace))}",
-            *self._inner.arguments(),
-            f"--http-restricted-api={closed}:{_GATEWAY_HEADER}={self._gateway_key}",
-            f"--grpc-restricted-protocol={closed}:{_GATEWAY_HEADER}={self._gateway_key}",
-            f"--metrics-address={self._host}",
-            f"--metrics-port={self._ports.metrics}",
-            f"--backend-config=python,shm-region-prefix-name={self._prefix}",
-        ]
-        if installation.wheel is not None:
-            arguments.append(f"--backend-directory={self._workplace / 'backends'}")
-        if self._verbose:
-            arguments.append("--log-verbose=1")
-        return arguments
+        return triton_arguments(
+            self._repository,
+            inner=self._inner,
+            key=self._gateway_key,
+            host=self._host,
+            metrics=self._ports.metrics,
+            grace=self._grace,
+            shared_memory=self._prefix,
+            backends=None if installation.wheel is None else self._workplace / "backends",
+            keep_going=self._keep_going,
+            verbose=self._verbose,
+        )
 
     def _ended(self, status: int | None) -> ServerError:
         self._finish_log()

@@ -106,11 +106,27 @@ def test_a_repo_that_is_stopped_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_serve_prints_its_urls_when_ready_and_ends_with_0(repository: Path, number: signal.Signals) -> None:
-    with serving(repository, "--json") as process:
+def loopback_6() -> str:
+    """The loopback of IPv6 where there is one."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return "localhost"
+    return "::1"
+
+
+@pytest.mark.parametrize(
+    ("number", "host"), [(signal.SIGTERM, "localhost"), (signal.SIGINT, loopback_6())], ids=str
+)
+def test_serve_prints_its_urls_when_ready_and_ends_with_0(
+    repository: Path, number: signal.Signals, host: str
+) -> None:
+    with serving(repository, "--json", "--host", host) as process:
         urls = json.loads(first_line(process))
         assert urls["models"] == ["labels", "labels_encoder"]
+        assert urls["http"].startswith("http://127.0.0.1:" if host == "localhost" else "http://[::1]:")
+        with urllib.request.urlopen(urls["metrics"], timeout=10) as response:
+            assert b"longserve_requests_total" in response.read()
         with urllib.request.urlopen(f"{urls['http']}/v2/models/labels/ready", timeout=10) as response:
             assert response.status == 200
         server = children_of(process.pid)

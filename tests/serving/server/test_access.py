@@ -16,6 +16,7 @@ from longserve.serving.server.access import (
     closed_apis,
     is_loopback,
     read_admin_key,
+    resolve_host,
 )
 from longserve.serving.server.gateway import GatewayLimits
 from longserve.serving.server.routes import find_route, methods_of
@@ -47,6 +48,26 @@ def test_only_the_loopback_needs_no_flag(host: str, loopback: bool) -> None:
             check_host(host, public=False)
         with pytest.raises(ServerError, match="--public"):
             TritonServer("anywhere", host=host)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.8.9.10", "127.8.9.10"),
+        ("::1", "::1"),
+        ("::", "::"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("localhost", "127.0.0.1"),
+    ],
+)
+def test_an_address_is_itself_and_a_name_its_address(host: str, address: str) -> None:
+    assert resolve_host(host) == address
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "", "a" * 70, "fe80::1%lo"])
+def test_what_is_no_address_that_triton_takes_is_refused_at_once(host: str) -> None:
+    with pytest.raises(ServerError, match="give another --host"):
+        TritonServer("anywhere", host=host, public=True)
 
 
 def test_administration_is_closed_and_to_other_machines_the_configuration_too() -> None:
