@@ -235,6 +235,7 @@ def serve_command(
     request. docs/security.md says what is open to whom.
     """
     from ..runtime.errors import ServerFailed
+    from ..server.descriptors import raise_limit
     from ..server.gateway import GatewayLimits
     from ..server.journal import Journal, Level, LogFormat
     from ..server.ports import Ports
@@ -262,6 +263,7 @@ def serve_command(
         ready_timeout=ready_timeout,
         grace=grace,
     )
+    raise_limit()
     journal.say(f"starting Triton on {repository}")
     try:
         with _failures_told(journal), raise_on_signals(_StopRequested) as check, server:

@@ -199,14 +199,17 @@ class Gateway:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         ) as self._session:
-            server = web.Server(
-                self._answer,
+            http = HttpPort(
+                web.Server(self._answer),
+                self._host,
+                self._port,
+                self._grace,
+                self._report,
                 logger=defect_logger(self._report),
                 access_log=None,
                 auto_decompress=False,
                 keepalive_timeout=self._limits.idle_timeout,
             )
-            http = HttpPort(server, self._host, self._port, self._grace)
             try:
                 await http.start()
                 if self._grpc is not None:

@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 from ..runtime.errors import InvalidInput, PortInUse
 from .access import ADMIN_HEADER, AccessPolicy, Api
 from .defects import DEFECT, describe_defect
+from .descriptors import connections_allowed
 from .infer_message import check_infer_message, count_fields
 from .stubs import says_dead
 from .turnstile import ModelFull, Turnstile
@@ -165,6 +166,7 @@ class GrpcFront:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_receive_message_length", self._max_request_bytes),
                 ("grpc.so_reuseport", 0),
+                ("grpc.max_allowed_incoming_connections", connections_allowed()),
             ],
         )
         host = f"[{self._where.host}]" if ":" in self._where.host else self._where.host

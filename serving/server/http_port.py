@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
+
+from .descriptors import connections_allowed
 
 __all__ = ["HttpPort"]
 
@@ -16,7 +19,15 @@ the connection's task, its transport, the first bytes, their handler's task, the
 class HttpPort:
     """Listens with aiohttp. All of it runs in the event loop that starts it."""
 
-    def __init__(self, server: Any, host: str, port: int, grace: float) -> None:
+    def __init__(
+        self,
+        server: Any,
+        host: str,
+        port: int,
+        grace: float,
+        report: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> None:
         """Describe the port; nothing is started yet.
 
         Args:
@@ -24,10 +35,14 @@ class HttpPort:
             host: address to listen on.
             port: port to listen on.
             grace: seconds that requests under way may take at a stop.
+            report: is told when there are as many connections as there may be.
+            options: of `aiohttp.web.RequestHandler`, for each connection.
         """
         from aiohttp import web
 
-        self._server = server
+        from .http_connection import Connections
+
+        self._connections = Connections(server, connections_allowed(), report, **options)
         self._runner = web.ServerRunner(server, shutdown_timeout=grace)
         self._host = host
         self._port = port
@@ -41,7 +56,7 @@ class HttpPort:
         """
         await self._runner.setup()
         self._listener = await asyncio.get_running_loop().create_server(
-            self._server, self._host, self._port, backlog=_BACKLOG
+            self._connections.make, self._host, self._port, backlog=_BACKLOG
         )
 
     async def stop(self) -> None:

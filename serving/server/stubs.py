@@ -6,6 +6,7 @@ another nor says in its readiness that the model answers no more.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 __all__ = ["find_stubs", "has_ended", "says_dead"]
@@ -36,8 +37,13 @@ def says_dead(message: str) -> bool:
 
 
 def has_ended(process: int) -> bool:
-    """Whether a process is gone, or waits to be collected."""
-    status = _status(process)
+    """Whether a process is gone, or waits to be collected; no, where no more files can be opened to see."""
+    try:
+        status = _status(process)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return False
+        raise
     return status is None or status[1] in "ZX"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import http.client
 import io
@@ -263,6 +264,25 @@ def test_a_connection_without_a_request_is_closed(open_gateway: Any) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=20) as idle:
         idle.sendall(b"GET /v2 HT")
         assert idle.recv(1) == b""
+
+
+def test_more_connections_than_may_be_are_closed_with_the_reason(
+    open_gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("longserve.serving.server.http_port.connections_allowed", lambda: 20)
+    log = io.StringIO()
+    port = open_gateway(log=log)
+    with contextlib.ExitStack() as opened:
+        for _ in range(2):  # also when it is full for a second time
+            idle = [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(25)]
+            until(lambda: ask(port, "GET", "/v2")[0] == 503)
+            assert "too many connections" in ask(port, "GET", "/v2")[2]["error"]
+            for connection in idle:
+                connection.close()
+            until(lambda: ask(port, "GET", "/v2")[0] == 200)
+    assert (
+        log.getvalue() == "20 connections are open (http), as many as may be; further ones are closed\n" * 2
+    )
 
 
 @pytest.mark.parametrize(

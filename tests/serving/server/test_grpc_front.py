@@ -320,6 +320,20 @@ def test_a_defect_is_answered_and_logged_without_its_message(
     assert "secret" not in told + details + "".join(capfd.readouterr())
 
 
+def test_connections_are_bounded(open_front: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("longserve.serving.server.grpc_front.connections_allowed", lambda: 3)
+    _, port = open_front()
+    with contextlib.ExitStack() as opened:
+        for _ in range(3):
+            opened.enter_context(socket.create_connection(("127.0.0.1", port)))
+        refused = opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        with contextlib.suppress(ConnectionError):
+            assert refused.recv(1) == b""
+    with connected(port) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert stub.ServerLive(service_pb2.ServerLiveRequest(), wait_for_ready=True, timeout=20).live
+
+
 def test_ready_means_that_the_models_answer(open_front: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     gateway, port = open_front()
     faults: dict[str | None, str] = {}
