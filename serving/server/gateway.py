@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from ..runtime.errors import InvalidInput, PortInUse, ServerError, UnfitEnvironm
 from .access import AccessPolicy, Api
 from .defects import defect_logger
 from .grpc_front import GrpcFront, GrpcPort
+from .http_answers import NAME, error_response, go_on
 from .http_port import HttpPort
 from .infer_request import InferBody, check_infer
 from .questions import Answer, Readiness, Unreachable
@@ -47,8 +47,6 @@ DEFAULT_MAX_REQUEST_BYTES = 16 << 20
 """16 MiB: a text of the default `max_text_bytes` with every character escaped in JSON."""
 _JSON_LENGTH = "Inference-Header-Content-Length"
 _PASSED_BACK = ("Content-Type", _JSON_LENGTH)
-_NAME = {"Server": "longserve"}
-"""Instead of the versions of Python and aiohttp."""
 _BUFFERED_REQUESTS = 16
 _START_SECONDS = 30.0
 
@@ -228,11 +226,14 @@ class Gateway:
         try:
             return await self._pass_on(request, held)
         except _Refused as refused:
-            return _error(refused.status, refused.message)
+            response = error_response(refused.status, refused.message)
+            if "Expect" in request.headers:
+                response.force_close()  # its body may come, or the next request
+            return response
         except InvalidInput as error:
-            return _error(400, str(error))
+            return error_response(400, str(error))
         except ModelFull as full:
-            return _error(503, str(full))
+            return error_response(503, str(full))
         finally:
             self._room += held.size
 
@@ -243,7 +244,7 @@ class Gateway:
         if self._page is not None:
             resource = self._page.find(request.method, path)
             if resource is not None:
-                return web.Response(body=resource.content, headers={**_NAME, **resource.headers})
+                return web.Response(body=resource.content, headers={**NAME, **resource.headers})
         arrived = time.perf_counter()
         route = self._admitted(request, path)
         body = await self._read(request, held) if request.method == "POST" else b""
@@ -302,6 +303,8 @@ class Gateway:
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise _Refused(415, "the body has a Content-Encoding; send it as it is")
         self._check_size(request.content_length or 0)
+        if not await go_on(request):
+            raise _Refused(417, "the header Expect holds something else than 100-continue")
         try:
             return await asyncio.wait_for(self._collect(request.content, held), self._limits.body_timeout)
         except asyncio.TimeoutError:
@@ -341,7 +344,7 @@ class Gateway:
         if status == 500 and says_dead(content.decode(errors="replace")):
             status = 503
         passed_back = {name: response.headers[name] for name in _PASSED_BACK if name in response.headers}
-        return web.Response(status=status, body=content, headers={**_NAME, **passed_back})
+        return web.Response(status=status, body=content, headers={**NAME, **passed_back})
 
 
 def _timing(**seconds: float) -> str:
@@ -356,11 +359,3 @@ def _json_length(request: Any) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise _Refused(400, f"the header {_JSON_LENGTH} is no whole number from 0 on")
     return int(text)
-
-
-def _error(status: int, message: str) -> Any:
-    """The answer to a request that was refused, in the form of the v2 protocol."""
-    from aiohttp import web
-
-    text = json.dumps({"error": message})
-    return web.Response(status=status, text=text, content_type="application/json", headers=_NAME)

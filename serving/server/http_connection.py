@@ -9,6 +9,9 @@ from typing import Any
 
 from aiohttp import web
 
+from .defects import DEFECT
+from .http_answers import error_response
+
 __all__ = ["Connections"]
 
 _FULL = "the gateway is overloaded: too many connections are open; try again later"
@@ -56,6 +59,25 @@ class _Connection(web.RequestHandler):
     def __init__(self, among: Connections, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
         self._among = among
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, or where the gateway has a defect.
+
+        aiohttp's own answer shows the bytes that came, and its version.
+        """
+        self.log_exception("unexpected", exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun already")
+        said = DEFECT if status >= 500 else f"this is no HTTP/1.1 request: {type(exc).__name__}"
+        response: web.StreamResponse = error_response(status, said)
+        response.force_close()
+        return response
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if self._among.has_room():

@@ -257,6 +257,30 @@ def test_a_body_that_does_not_come_is_given_up_and_holds_nobody_up(
     assert len(triton.received) == 1
 
 
+def test_a_client_that_waits_to_be_asked_for_its_body_is_asked_or_refused(
+    triton: FakeTriton, open_gateway: Any
+) -> None:
+    port = open_gateway(max_request_bytes=1000)
+
+    def told(expected: str, length: int) -> tuple[bytes, socket.socket]:
+        connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\nExpect: {expected}\r\n\r\n"
+        connection.sendall(head.encode())
+        return connection.recv(4096), connection
+
+    for expected in ("100-continue", "100-Continue"):
+        said, connection = told(expected, len(REQUEST))
+        with connection:
+            assert said == b"HTTP/1.1 100 Continue\r\n\r\n"
+            connection.sendall(REQUEST)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+    for expected, length, status in (("100-continue", 1001, b"413"), ("cake", len(REQUEST), b"417")):
+        said, connection = told(expected, length)
+        with connection:
+            assert said.startswith(b"HTTP/1.1 " + status) and b"Connection: close" in said
+    assert len(triton.received) == 2
+
+
 def test_a_connection_without_a_request_is_closed(open_gateway: Any) -> None:
     port = open_gateway(idle_timeout=0.3)
     with socket.create_connection(("127.0.0.1", port), timeout=20) as idle:
@@ -310,10 +334,26 @@ def test_malformed_frames_are_refused_and_logged_nowhere(
     port = open_gateway(log=log)
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(raw)
-        assert connection.recv(100).split(b" ")[1] == b"400"
+        head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(b"\r\n\r\n")
+    assert head.split(b" ")[1] == b"400" and b"\r\nServer: longserve\r\n" in head
+    assert json.loads(body)["error"].startswith("this is no HTTP/1.1 request: ")
     assert ask(port, "GET", "/v2")[0] == 200
     assert [path for _, path, _, _ in triton.received] == ["/v2"]
     assert log.getvalue() == "" and caplog.text == "" and capfd.readouterr() == ("", "")
+
+
+def test_a_defect_is_answered_and_logged_without_its_message(
+    open_gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(body: Any) -> None:
+        raise ValueError("terces"[::-1])
+
+    monkeypatch.setattr("longserve.serving.server.gateway.check_infer", check)
+    log = io.StringIO()
+    status, headers, answer = ask(open_gateway(log=log), "POST", INFER, REQUEST)
+    assert (status, headers["Server"]) == (500, "longserve") and "a defect of its own" in answer["error"]
+    assert "gateway: unexpected ValueError" in log.getvalue()
+    assert "secret" not in log.getvalue() + answer["error"]
 
 
 def test_a_triton_that_does_not_answer_is_unavailable(open_gateway: Any) -> None:
