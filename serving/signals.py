@@ -44,7 +44,7 @@ def raise_on_signals(exception: Callable[[int], BaseException]) -> Iterator[Call
             report(unraisable)
 
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     previous = {number: signal.signal(number, interrupt) for number in numbers}
     sys.unraisablehook = report_others

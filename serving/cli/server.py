@@ -230,6 +230,8 @@ def serve_command(
 ) -> None:
     """Serve the models of REPOSITORY with Triton until SIGTERM, SIGHUP or Ctrl-C.
 
+    Requests under way get --grace seconds then; a second signal cuts them off. Under nohup SIGHUP is ignored.
+
     The URLs are printed when every model has answered a question. A Triton that crashes while it starts gets
     a second try, which --restarts does not count. Triton's warnings and errors go to stderr, and nothing of a
     request. docs/security.md says what is open to whom.
@@ -265,8 +267,14 @@ def serve_command(
     )
     raise_limit()
     journal.say(f"starting Triton on {repository}")
+    stops: list[_StopRequested] = []
+
+    def stop_requested(number: int) -> _StopRequested:
+        stops.append(_StopRequested(number))
+        return stops[-1]
+
     try:
-        with _failures_told(journal), raise_on_signals(_StopRequested) as check, server:
+        with _failures_told(journal), raise_on_signals(stop_requested) as check, server:
             failed = server.failed_models() if keep_going else {}
             for name, reason in failed.items():
                 journal.say(f"{name} does not load and is not served: {reason}", level=Level.ERROR)
@@ -283,7 +291,8 @@ def serve_command(
             sys.stdout.flush()
             Supervisor(server, journal.say, restarts=restarts).watch(check)
     except _StopRequested as stop:
-        journal.say(f"stopped by {stop.name}")
+        cut = ", a second signal: what was under way was cut off" if len(stops) > 1 else ""
+        journal.say(f"stopped by {stop.name}{cut}")
 
 
 class _StopRequested(BaseException):

@@ -146,6 +146,7 @@ class Gateway:
         self._started: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
+        self._serving: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
         self._session: Any = None
 
@@ -171,13 +172,20 @@ class Gateway:
             with contextlib.suppress(RuntimeError):  # the loop is closed: it has stopped already
                 self._loop.call_soon_threadsafe(self._stopping.set)
 
+    def cut_off(self) -> None:
+        """Let nothing under way end any more."""
+        if self._loop is not None and self._serving is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._serving.cancel)
+
     def join(self) -> None:
         """Wait until the last request under way has its answer, and every connection is closed."""
         self._thread.join()
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._serve())
+            with contextlib.suppress(asyncio.CancelledError):  # cut off
+                asyncio.run(self._serve())
         except (OSError, ImportError, PortInUse) as error:
             if self._started.done():
                 raise
@@ -188,6 +196,7 @@ class Gateway:
         from aiohttp import web
 
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        self._serving = asyncio.current_task()
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0)
         timeout = aiohttp.ClientTimeout(total=None, connect=5.0)
         async with aiohttp.ClientSession(

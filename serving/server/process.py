@@ -14,7 +14,6 @@ import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TextIO
 
 from ..runtime.errors import PortInUse, ServerError, ServerFailed
@@ -130,12 +129,7 @@ class TritonServer:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     @property
@@ -242,19 +236,26 @@ class TritonServer:
     def stop(self) -> None:
         """Stop the server: no new requests, those under way get `grace` seconds, then everything is killed.
 
-        Afterwards no process and no shared memory of it is left. Does nothing if it is not running.
+        An exception in the waiting, which a second signal may raise, cuts them off at once. Afterwards no
+        process and no shared memory of it is left. Does nothing if it is not running.
         """
         child, self._child = self._child, None
         try:
             if child is not None:
                 self._terminate(child.process)
-        finally:  # also when a second signal ends the waiting
+        except BaseException:
+            if self._gateway is not None:
+                self._gateway.cut_off()
+            raise
+        finally:
             if child is not None:
                 kill_group(child)
                 self._finish_log()
-            self._close_gateway()
-            self._remove_shared_memory()
-            self._remove_directory()
+            try:
+                self._close_gateway()
+            finally:
+                self._remove_shared_memory()
+                self._remove_directory()
 
     def _come_up(self) -> None:
         """Wait until ready. A Triton that crashes on the way is started anew, once: now and then the python
@@ -314,7 +315,12 @@ class TritonServer:
         gateway, self._gateway = self._gateway, None
         if gateway is not None:
             gateway.begin_stop()
-            gateway.join()
+            try:
+                gateway.join()
+            except BaseException:
+                gateway.cut_off()
+                gateway.join()
+                raise
         if self._turnstile is not None:
             self._turnstile.close()
         if self._inner is not None:

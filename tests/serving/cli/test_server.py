@@ -156,6 +156,26 @@ def test_serve_ends_with_1_when_triton_dies_and_may_not_be_restarted(repository:
     assert "SIGKILL" in err and "Traceback" not in err
 
 
+def test_a_hangup_waits_for_what_is_under_way_and_a_second_signal_cuts_it_off(repository: Path) -> None:
+    with serving(repository, "--json", "--grace", "60") as process:
+        urls = json.loads(first_line(process))
+        port = int(urls["http"].rsplit(":", 1)[1])
+        server = children_of(process.pid)
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as slow:
+            slow.sendall(b"POST /v2/models/labels/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\na")
+            time.sleep(0.5)
+            process.send_signal(signal.SIGHUP)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(3)
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "stopped by SIGTERM, a second signal: what was under way was cut off" in err
+    assert "Traceback" not in err
+    assert not [pid for pid in server if Path(f"/proc/{pid}").exists()]
+    assert not shared_memory_of(process.pid)
+
+
 def test_triton_does_not_outlive_a_killed_serve(repository: Path) -> None:
     with serving(repository, "--json") as process:
         first_line(process)
