@@ -48,6 +48,8 @@ DEFAULT_MAX_REQUEST_BYTES = 16 << 20
 _JSON_LENGTH = "Inference-Header-Content-Length"
 _PASSED_BACK = ("Content-Type", _JSON_LENGTH)
 _BUFFERED_REQUESTS = 16
+_LARGE_BODY = 64 << 10
+"""Bytes of a body; a larger one is checked in a thread."""
 _START_SECONDS = 30.0
 
 
@@ -149,6 +151,7 @@ class Gateway:
         self._serving: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
         self._session: Any = None
+        self._checking = asyncio.Lock()
 
     def start(self) -> None:
         """Listen.
@@ -261,7 +264,7 @@ class Gateway:
             return await self._ready(path)
         if route.api is not Api.INFERENCE:
             return await self._ask_triton(request.method, path, body, {})
-        checked = check_infer(InferBody(body, _json_length(request)))
+        checked = await self._checked(InferBody(body, _json_length(request)))
         begun = time.perf_counter()
         response = await self._infer(path, checked)
         if self._page is not None:
@@ -269,6 +272,13 @@ class Gateway:
                 gateway=begun - arrived, model=time.perf_counter() - begun
             )
         return response
+
+    async def _checked(self, body: InferBody) -> InferBody:
+        """Check a request; a large one in a thread, one at a time, so that others are answered meanwhile."""
+        if len(body.content) <= _LARGE_BODY:
+            return check_infer(body)
+        async with self._checking:
+            return await asyncio.to_thread(check_infer, body)
 
     async def _infer(self, path: str, checked: InferBody) -> Any:
         model, length = model_of(path) or "", checked.json_length

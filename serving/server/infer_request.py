@@ -50,6 +50,9 @@ MAX_TENSORS = 64
 """Most inputs, outputs and parameters of a request."""
 MAX_RANK = 8
 """Most dimensions of an input, as many as TensorRT has."""
+_MAX_ELEMENTS = 1 << 19
+"""Most values of the JSON: those of 16 sequences of 8,192 tokens in three inputs, and more. While Python's
+parser reads them, no other thread runs."""
 SHARED_MEMORY = "a tensor is to be in shared memory, which this server does not share"
 CLASSIFICATION = "an output has 'classification'; ask a text model, which names the labels"
 _MAX_NESTING = 16
@@ -103,6 +106,7 @@ def check_infer(body: InferBody) -> InferBody:
 
 
 def _parse(content: bytes) -> Any:
+    _check_elements(content)
     try:
         return json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
@@ -111,6 +115,19 @@ def _parse(content: bytes) -> Any:
         raise InvalidInput("the JSON is nested too deep") from None
     except ValueError as error:  # also a number of too many digits
         raise InvalidInput(f"the body is not JSON: {error}") from None
+
+
+def _check_elements(content: bytes) -> None:
+    """Refuse JSON of too many values by its commas outside of texts, before it is read."""
+    if content.count(b",") < _MAX_ELEMENTS:
+        return
+    plain = content.replace(rb"\\", b"").replace(rb"\"", b"")  # now each quote begins or ends a text
+    quotes = plain.count(b'"')
+    count = quotes if quotes > 4 * _MAX_ELEMENTS else sum(p.count(b",") for p in plain.split(b'"')[::2])
+    if count >= _MAX_ELEMENTS:
+        raise InvalidInput(
+            f"the JSON holds more than {_MAX_ELEMENTS} values; send large tensors as binary data"
+        )
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -23,6 +23,7 @@ from longserve.serving import PortInUse, UnfitEnvironment
 from longserve.serving.server import Ports
 from longserve.serving.server.access import AccessPolicy
 from longserve.serving.server.gateway import Gateway, GatewayLimits
+from longserve.serving.server.infer_request import InferBody, check_infer
 from longserve.serving.server.journal import Journal
 from longserve.serving.server.turnstile import Holding, Turnstile
 from longserve.serving.server.upstream import Upstream
@@ -279,6 +280,29 @@ def test_a_client_that_waits_to_be_asked_for_its_body_is_asked_or_refused(
         with connection:
             assert said.startswith(b"HTTP/1.1 " + status) and b"Connection: close" in said
     assert len(triton.received) == 2
+
+
+def test_a_large_request_holds_nobody_up_while_it_is_checked(
+    triton: FakeTriton, open_gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go_on = threading.Semaphore(0), threading.Event()
+
+    def check(body: InferBody) -> InferBody:
+        if len(body.content) > 1000:
+            entered.release()
+            assert go_on.wait(20)
+        return check_infer(body)
+
+    monkeypatch.setattr("longserve.serving.server.gateway.check_infer", check)
+    port = open_gateway()
+    large = REQUEST.replace(b"quartz", b"quartz " * 20_000)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(ask, port, "POST", INFER, large) for _ in range(2)]
+        assert entered.acquire(timeout=20)
+        assert ask(port, "POST", INFER, REQUEST)[0] == ask(port, "GET", "/v2")[0] == 200
+        assert not entered.acquire(timeout=0.3), "they are checked one at a time"
+        go_on.set()
+        assert [each.result()[0] for each in asked] == [200, 200]
 
 
 def test_a_connection_without_a_request_is_closed(open_gateway: Any) -> None:

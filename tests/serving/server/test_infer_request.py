@@ -169,6 +169,26 @@ def test_a_bad_request_is_refused_with_the_reason(case: str) -> None:
     assert reason in str(refused.value)
 
 
+LONG = 1 << 19
+
+
+def repr_of(value: Any) -> str:
+    return repr(value[:4])
+
+
+@pytest.mark.parametrize(
+    "data", [[1] * (LONG + 1), ["a"] * (LONG + 1), [[]] * (LONG + 1), ['\\",'] * (LONG + 1)], ids=repr_of
+)
+def test_json_of_too_many_values_is_refused(data: list[Any]) -> None:
+    with pytest.raises(InvalidInput, match="more than 524288 values"):
+        check_infer(InferBody(body([{**IDS, "data": data}]), None))
+
+
+@pytest.mark.parametrize("text", ["," * 2 * LONG, '",' * LONG, "\\," * LONG, '\\",' * LONG], ids=repr_of)
+def test_commas_within_a_text_are_no_values(text: str) -> None:
+    assert checked(body([{**TEXT, "data": [text]}]))["inputs"][0]["data"] == [text]
+
+
 @pytest.mark.parametrize("length", [-1, 1000])
 def test_json_that_would_be_longer_than_the_body_is_refused(length: int) -> None:
     with pytest.raises(InvalidInput, match="of which"):
