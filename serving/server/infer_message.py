@@ -39,7 +39,7 @@ def count_fields(content: bytes) -> None:
 
 
 def _fields(content: bytes, at: int, end: int, most: int) -> Any:
-    """The number of each field of a message, and where its content is."""
+    """The number of each field of a message, and where its content is, if it has a length."""
     count = 0
     while at < end:
         count += 1
@@ -51,12 +51,13 @@ def _fields(content: bytes, at: int, end: int, most: int) -> Any:
         tag, at = _varint(content, at, end)
         kind, start = tag & 7, at
         if kind == _VARINT:
-            _, at = _varint(content, at, end)
+            _, start = _varint(content, at, end)
+            at = start
         elif kind == _DELIMITED:
             size, start = _varint(content, at, end)
             at = start + size
         elif kind in (_FIXED32, _FIXED64):
-            at += 4 if kind == _FIXED32 else 8
+            start = at = at + (4 if kind == _FIXED32 else 8)
         else:
             raise _malformed()
         if at > end:

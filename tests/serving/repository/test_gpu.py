@@ -64,11 +64,13 @@ class TestEveryCombination:
         bundle = Bundle.open(request.getfixturevalue(fixture))
         # a bundle whose questions are bounded, as an engine needs it
         bounded = dataclasses.replace(bundle.manifest, max_global_tokens=8)
-        (tmp_path / "manifest.json").write_text(bounded.to_json(), encoding="utf-8")
+        copy = tmp_path / "bundle"
+        copy.mkdir()
+        (copy / "manifest.json").write_text(bounded.to_json(), encoding="utf-8")
         for file in bundle.path.iterdir():
             if file.name != "manifest.json":
-                (tmp_path / file.name).symlink_to(file)
-        bundle = Bundle(tmp_path, bounded)
+                (copy / file.name).symlink_to(file)
+        bundle = Bundle(copy, bounded)
         if choice in PLANS:
             choice = {**choice, "plan": write_plan(tmp_path / "engine", bundle)}
         options = RepositoryOptions(max_batch_size=4, instances=2, **choice)

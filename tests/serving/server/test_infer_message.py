@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
@@ -138,6 +138,8 @@ def test_what_is_no_message_is_refused(content: bytes) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=40))
+@example(b"0\1")  # what should be an output is a number: protobuf skips it
+@example(b"-\1\2\3\4")
 def test_what_protobuf_reads_is_counted(content: bytes) -> None:
     try:
         count_fields(content)
