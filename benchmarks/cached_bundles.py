@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
@@ -95,10 +96,11 @@ def cached_bundle(
 
 
 def _run(command: list[str], doing: str, seconds: float | None) -> None:
+    in_order = {**os.environ, "PYTHONUNBUFFERED": "1"}  # so that the reason is what it says last
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         try:
             status = subprocess.run(
-                command, check=False, stdout=said, stderr=said, timeout=seconds
+                command, check=False, stdout=said, stderr=said, timeout=seconds, env=in_order
             ).returncode
         except subprocess.TimeoutExpired:  # which has killed it
             raise NotMade(f"{doing} took more than its {seconds:.3g} seconds") from None
